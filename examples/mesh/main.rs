@@ -1,0 +1,2 @@
+//! A complete small mesh.
+fn main() {}

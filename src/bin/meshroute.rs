@@ -1,0 +1,2 @@
+//! The command `meshroute`.
+fn main() {}

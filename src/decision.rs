@@ -1,0 +1,361 @@
+//! The answer, and the one place that works out what becomes of a request: rewrites, redirects, header edits.
+//!
+//! Pure functions over plan data and one request. Knows nothing of how the route was found.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use crate::path::NormalPath;
+use crate::plan::{
+    Abort, Action, Cluster, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, Mirror,
+    PathMatch, PathRewrite, Plan, Redirect, RedirectPath, Route, VirtualHost,
+};
+use crate::request::{Question, Request};
+use crate::roll::{Purpose, Roll};
+
+/// What becomes of one request, and which rule said so. Borrows from the router and the request.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Decision<'a> {
+    /// What becomes of it.
+    pub outcome: Outcome<'a>,
+    /// The virtual host that claimed it, if one did.
+    pub host: Option<&'a VirtualHost>,
+    /// The route that took it, if one did.
+    pub route: Option<&'a Route>,
+    /// How long to wait before anything else (an injected delay).
+    pub delay: Option<Duration>,
+    path: Option<NormalPath<'a>>,
+    scheme: &'static str,
+}
+
+/// What becomes of a request or connection.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Outcome<'a> {
+    /// It goes on to one of the cluster's endpoints, of which there is at least one.
+    Forward(Forwarded<'a>),
+    /// The client is sent to [`Decision::location`].
+    Redirect(u16),
+    /// An answer is made here.
+    Direct(&'a DirectResponse),
+    /// It goes to the address that was dialled: nobody claims it.
+    Passthrough,
+    /// It is answered with an error.
+    Refuse(Refusal<'a>),
+    /// The connection goes on to a cluster as a whole, whatever it carries.
+    Connect(Forwarded<'a>),
+    /// The connection is accepted and closed: nobody claims it and nobody may.
+    Blackhole,
+    /// The connection is not accepted: nothing listens there.
+    Reset,
+}
+
+/// A chosen cluster.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Forwarded<'a> {
+    /// The one that was picked.
+    pub cluster: &'a Cluster,
+    /// The destination that names it.
+    pub destination: &'a Destination,
+    /// All that the route says of forwarding; absent for connections.
+    pub forward: Option<&'a Forward>,
+}
+
+impl<'a> Forwarded<'a> {
+    /// One endpoint at random, by weight: the plainest load balancing there is.
+    pub fn endpoint(&self, roll: &Roll) -> Option<&'a Endpoint> {
+        let weight = |endpoint: &Endpoint| u64::from(endpoint.weight.max(1));
+        let endpoints = &self.cluster.endpoints;
+        let total: u64 = endpoints.iter().map(weight).sum();
+        let mut left = roll.draw(Purpose::Endpoint).checked_rem(total)?;
+        endpoints.iter().find(|endpoint| {
+            let hit = left < weight(endpoint);
+            left = left.saturating_sub(weight(endpoint));
+            hit
+        })
+    }
+}
+
+/// Why a request is answered with an error, in Envoy's terms.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Refusal<'a> {
+    /// The HTTP status.
+    pub status: u16,
+    /// Envoy's response flag; empty where it has none.
+    pub flag: &'static str,
+    /// Envoy's response code details.
+    pub detail: &'static str,
+    /// The cluster that could not be used, if there was one.
+    pub cluster: Option<&'a Cluster>,
+    /// The gRPC status of an injected abort.
+    pub grpc: Option<u8>,
+}
+
+impl<'a> Refusal<'a> {
+    const fn new(status: u16, flag: &'static str, detail: &'static str) -> Self {
+        Refusal { status, flag, detail, cluster: None, grpc: None }
+    }
+
+    /// 404 NR: the virtual host has no route for it, or no virtual host has its name.
+    pub(crate) const NO_ROUTE: Refusal<'static> = Refusal::new(404, "NR", "route_not_found");
+    /// 502: nobody claims the host and only registered ones are let out.
+    pub(crate) const BLOCK_ALL: Refusal<'static> = Refusal::new(502, "", "block_all");
+    /// 404: the target is no path.
+    pub(crate) const NO_PATH: Refusal<'static> = Refusal::new(404, "NR", "absolute_path_rejected");
+    /// 400: the path has no normal form.
+    pub(crate) const BAD_PATH: Refusal<'static> = Refusal::new(400, "", "path_normalization_failed");
+
+    fn for_cluster(cluster: &'a Cluster) -> Self {
+        let refusal = if cluster.exists {
+            Refusal::new(503, "UH", "no_healthy_upstream")
+        } else {
+            Refusal::new(503, "NC", "cluster_not_found")
+        };
+        Refusal { cluster: Some(cluster), ..refusal }
+    }
+
+    fn for_abort(abort: &Abort) -> Self {
+        Refusal { grpc: abort.grpc, ..Refusal::new(abort.status, "FI", "fault_filter_abort") }
+    }
+}
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.status, if self.flag.is_empty() { "-" } else { self.flag }, self.detail)?;
+        match self.cluster {
+            Some(cluster) => write!(f, " ({})", cluster.name),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<'a> Decision<'a> {
+    /// An outcome that no route had a part in.
+    pub(crate) fn without_route(outcome: Outcome<'a>) -> Self {
+        Decision { outcome, host: None, route: None, delay: None, path: None, scheme: "http" }
+    }
+
+    /// The outcome for a request that the virtual host `host` claimed and `route`, if any, took.
+    pub(crate) fn of(
+        plan: &'a Plan,
+        host: &'a VirtualHost,
+        route: Option<&'a Route>,
+        question: Question<'a>,
+        roll: &Roll,
+    ) -> Self {
+        let mut decision = Decision {
+            outcome: Outcome::Refuse(Refusal::NO_ROUTE),
+            host: Some(host),
+            route,
+            delay: None,
+            scheme: question.scheme,
+            path: Some(question.path),
+        };
+        if host.require_tls && decision.scheme != "https" {
+            decision.outcome = Outcome::Redirect(301);
+            return decision;
+        }
+        let Some(route) = route else { return decision };
+        let fault = route.fault.as_ref().map(|fault| fault.roll(roll)).unwrap_or_default();
+        decision.delay = fault.0;
+        decision.outcome = match (fault.1, &route.action) {
+            (Some(abort), _) => Outcome::Refuse(Refusal::for_abort(abort)),
+            (None, Action::Redirect(redirect)) => Outcome::Redirect(redirect.code),
+            (None, Action::Direct(answer)) => Outcome::Direct(answer),
+            (None, Action::Forward(forward)) => {
+                match chosen(plan, &forward.destinations, Destination::pick(&forward.destinations, roll.draw(Purpose::Route))) {
+                    Ok(chosen) => Outcome::Forward(Forwarded { forward: Some(forward), ..chosen }),
+                    Err(refusal) => Outcome::Refuse(refusal),
+                }
+            }
+        };
+        decision
+    }
+
+    /// The outcome for a whole connection that goes on to one of some destinations.
+    pub(crate) fn of_connection(plan: &'a Plan, destinations: &'a [Destination], roll: &Roll) -> Self {
+        let picked = Destination::pick(destinations, roll.draw(Purpose::Route));
+        // A connection has no status to be refused with: it goes on to nobody.
+        Decision::without_route(match picked.and_then(|picked| Some((plan.clusters.get(picked.cluster as usize)?, picked))) {
+            Some((cluster, destination)) => Outcome::Connect(Forwarded { cluster, destination, forward: None }),
+            None => Outcome::Reset,
+        })
+    }
+
+    /// The chosen cluster, where there is one: also one that is missing or empty.
+    pub fn cluster(&self) -> Option<&'a Cluster> {
+        match &self.outcome {
+            Outcome::Forward(to) | Outcome::Connect(to) => Some(to.cluster),
+            Outcome::Refuse(refusal) => refusal.cluster,
+            _ => None,
+        }
+    }
+
+    /// Path and query as the destination gets them: in normal form, then rewritten.
+    ///
+    /// Allocates only where the route rewrites the path.
+    pub fn path(&self) -> Cow<'_, [u8]> {
+        let Some(path) = &self.path else { return Cow::Borrowed(b"") };
+        match (&self.outcome, self.route) {
+            (Outcome::Forward(Forwarded { forward: Some(Forward { rewrite: Some(rewrite), .. }), .. }), Some(route)) => {
+                Cow::Owned(rewritten(path, &route.condition.path, rewrite))
+            }
+            _ => Cow::Borrowed(path.as_bytes()),
+        }
+    }
+
+    /// The authority as the destination gets it; `None`: as it was sent.
+    pub fn authority(&self) -> Option<&'a str> {
+        match &self.outcome {
+            Outcome::Forward(to) => to.destination.authority.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Carries out the edits of the request's headers: the destination's, then the route's.
+    pub fn edit_request(&self, headers: &mut (impl EditHeaders + ?Sized)) {
+        if let (Outcome::Forward(to), Some(route)) = (&self.outcome, self.route) {
+            to.destination.request.apply(headers);
+            route.request.apply(headers);
+        }
+    }
+
+    /// Carries out the edits of the response's headers, also of one that was made here.
+    pub fn edit_response(&self, headers: &mut (impl EditHeaders + ?Sized)) {
+        let Some(route) = self.route else { return };
+        match &self.outcome {
+            Outcome::Forward(to) => to.destination.response.apply(headers),
+            Outcome::Redirect(_) | Outcome::Direct(_) => {}
+            _ => return,
+        }
+        route.response.apply(headers);
+    }
+
+    /// The mirrors that get a copy this time.
+    pub fn mirrors<'r>(&self, roll: &'r Roll) -> impl Iterator<Item = &'a Mirror> + use<'a, 'r> {
+        let mirrors: &'a [Mirror] = match &self.outcome {
+            Outcome::Forward(Forwarded { forward: Some(forward), .. }) => &forward.mirrors,
+            _ => &[],
+        };
+        mirrors.iter().enumerate().filter_map(|(n, mirror)| {
+            let purpose = Purpose::Mirror(u16::try_from(n).unwrap_or(u16::MAX));
+            hits(mirror.per_million, roll.draw(purpose)).then_some(mirror)
+        })
+    }
+
+    /// Where a redirect sends the client; `None` for every other outcome. Allocates.
+    ///
+    /// Source: Envoy's `newUri`: the query stays unless the new path has one; the authority stays with its port
+    /// unless it is replaced, or the port belongs to a scheme that is.
+    pub fn location(&self, request: &Request<'_>) -> Option<String> {
+        let (Outcome::Redirect(_), Some(path)) = (&self.outcome, &self.path) else { return None };
+        let to_https = Redirect { scheme: Some("https".into()), ..Redirect::new(301) };
+        let (redirect, matched) = match self.route.map(|route| (&route.action, &route.condition.path)) {
+            Some((Action::Redirect(redirect), matched)) if !self.must_encrypt() => (redirect, matched),
+            _ => (&to_https, &PathMatch::Any),
+        };
+        let scheme = redirect.scheme.as_deref().unwrap_or(self.scheme);
+        let authority = match &redirect.authority {
+            Some(authority) => authority,
+            None => kept_authority(request.authority, scheme, self.scheme, redirect.port.is_some()),
+        };
+        let port = redirect.port.map(|port| format!(":{port}")).unwrap_or_default();
+        let path = redirected(path, matched, redirect.path.as_ref());
+        Some(format!("{scheme}://{authority}{port}{}", String::from_utf8_lossy(&path)))
+    }
+
+    fn must_encrypt(&self) -> bool {
+        self.host.is_some_and(|host| host.require_tls) && self.scheme != "https"
+    }
+}
+
+impl fmt::Debug for Decision<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decision")
+            .field("outcome", &self.outcome)
+            .field("host", &self.host.map(|host| &host.name))
+            .field("route", &self.route.map(|route| (&route.name, &route.origin)))
+            .field("delay", &self.delay)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fault {
+    /// What this request is hit by: a delay, an abort, both or neither.
+    fn roll(&self, roll: &Roll) -> (Option<Duration>, Option<&Abort>) {
+        let delay = self.delay.as_ref().filter(|delay| hits(delay.per_million, roll.draw(Purpose::Delay)));
+        let abort = self.abort.as_ref().filter(|abort| hits(abort.per_million, roll.draw(Purpose::Abort)));
+        (delay.map(|delay| delay.duration), abort)
+    }
+}
+
+/// Whether a draw falls among so many of a million.
+fn hits(per_million: u32, draw: u64) -> bool {
+    draw % 1_000_000 < u64::from(per_million)
+}
+
+/// The picked destination with its cluster, or why it cannot be used.
+fn chosen<'a>(plan: &'a Plan, all: &'a [Destination], picked: Option<&'a Destination>) -> Result<Forwarded<'a>, Refusal<'a>> {
+    // INVARIANT: a compiled plan has no forward without destinations and no index without a cluster.
+    let destination = picked.or(all.first()).ok_or(Refusal::NO_ROUTE)?;
+    let cluster = plan.clusters.get(destination.cluster as usize).ok_or(Refusal::NO_ROUTE)?;
+    if !cluster.exists || cluster.endpoints.is_empty() {
+        return Err(Refusal::for_cluster(cluster));
+    }
+    Ok(Forwarded { cluster, destination, forward: None })
+}
+
+/// What a rewrite makes of path and query.
+fn rewritten(path: &NormalPath<'_>, matched: &PathMatch, rewrite: &PathRewrite) -> Vec<u8> {
+    match rewrite {
+        PathRewrite::Matched(text) => replace_matched(path, matched, text),
+        PathRewrite::Regex(rewrite) => {
+            let mut new = rewrite.apply(path.path());
+            push_query(&mut new, path);
+            new
+        }
+    }
+}
+
+/// The text in place of what was matched: the prefix, or the whole path of an exact or regex match.
+fn replace_matched(path: &NormalPath<'_>, matched: &PathMatch, text: &str) -> Vec<u8> {
+    let kept = match matched {
+        PathMatch::Any => 1,
+        PathMatch::Prefix { path: prefix, .. } => prefix.len(),
+        PathMatch::Exact { .. } | PathMatch::Regex(_) => path.path().len(),
+    };
+    let mut new = text.as_bytes().to_vec();
+    new.extend_from_slice(path.as_bytes().get(kept..).unwrap_or_default());
+    new
+}
+
+fn redirected<'p>(path: &'p NormalPath<'_>, matched: &PathMatch, to: Option<&RedirectPath>) -> Cow<'p, [u8]> {
+    match to {
+        None => Cow::Borrowed(path.as_bytes()),
+        Some(RedirectPath::Prefix(text)) => Cow::Owned(replace_matched(path, matched, text)),
+        Some(RedirectPath::Whole(text)) => {
+            let mut new = text.as_bytes().to_vec();
+            if !text.contains('?') {
+                push_query(&mut new, path);
+            }
+            Cow::Owned(new)
+        }
+    }
+}
+
+fn push_query(new: &mut Vec<u8>, path: &NormalPath<'_>) {
+    new.extend_from_slice(&path.as_bytes()[path.path().len()..]);
+}
+
+/// The request's authority, without its port where another port is named, or where it was the old scheme's own.
+fn kept_authority<'r>(authority: &'r str, scheme: &str, old_scheme: &str, other_port: bool) -> &'r str {
+    let host = crate::name::host_of(authority);
+    let port = &authority[host.len()..];
+    let old_default = scheme != old_scheme
+        && ((old_scheme == "https" && port == ":443") || (old_scheme == "http" && port == ":80"));
+    if other_port || old_default { host } else { authority }
+}

@@ -1,0 +1,33 @@
+//! Istio's routing as an embeddable library.
+#![warn(missing_docs)]
+
+mod compile;
+mod decision;
+mod diagnostic;
+mod explain;
+pub mod kubernetes;
+mod live;
+pub mod model;
+mod name;
+mod path;
+mod pattern;
+pub mod plan;
+mod request;
+mod resources;
+mod roll;
+mod router;
+mod table;
+pub mod yaml;
+
+pub use compile::PlanError;
+pub use decision::{Decision, Forwarded, Outcome, Refusal};
+pub use diagnostic::{Diagnostic, Place, ResourceRef, Severity};
+pub use explain::{Explanation, Step};
+pub use live::{Live, Snapshot};
+pub use name::{HostPattern, NameError};
+pub use plan::Plan;
+pub use request::{Connection, Headers, NoHeaders, Request, TlsHello};
+pub use resources::{Applied, Reader, Resource, Resources};
+pub use roll::{Purpose, Roll};
+pub use router::Router;
+pub use yaml::Reading;

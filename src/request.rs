@@ -1,0 +1,252 @@
+//! The question: one request or connection, borrowed from the caller.
+//!
+//! Knows what a request carries and what is derived from it once (host without port in lower case, path in normal
+//! form). Knows nothing of rules.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use crate::name::host_of;
+use crate::path::{NormalPath, PathError, normalize};
+
+/// Where the headers of a request are looked up. One small trait, so that no host has to copy its own.
+///
+/// ```
+/// use meshroute::Headers;
+/// let headers: &[(&str, &str)] = &[("Canary_ID", "1"), ("canary_id", "2")];
+/// assert!(headers.any("canary_id", &mut |value| value == b"2"));
+/// assert!(!headers.any("absent", &mut |_| true));
+/// ```
+pub trait Headers {
+    /// Calls `test` with the value of each line named `name`, in order, until one returns `true`; says whether one did.
+    ///
+    /// `name` is in lower case; names are compared without regard to case. Values come without surrounding blanks, as
+    /// HTTP parsers hand them out. Lines of one name are not joined (Envoy since 1.39).
+    fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for [(N, V)] {
+    fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.iter().any(|(n, v)| n.as_ref().eq_ignore_ascii_case(name) && test(v.as_ref()))
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for &[(N, V)] {
+    fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        (**self).any(name, test)
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for Vec<(N, V)> {
+    fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.as_slice().any(name, test)
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>, const L: usize> Headers for [(N, V); L] {
+    fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.as_slice().any(name, test)
+    }
+}
+
+/// No headers at all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHeaders;
+
+impl Headers for NoHeaders {
+    fn any(&self, _: &str, _: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        false
+    }
+}
+
+/// One HTTP request, as it leaves the client or reaches the gateway.
+///
+/// ```
+/// use meshroute::Request;
+/// let request = Request::new("GET", "nginx:5000", "/").headers(&[("canary_id", "1")]).port(5000);
+/// assert_eq!(request.port, 5000);
+/// ```
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct Request<'a> {
+    /// `GET`, `POST`, ... as sent.
+    pub method: &'a str,
+    /// `http` or `https`. An `x-forwarded-proto` header overrides it, as in Envoy.
+    pub scheme: &'a str,
+    /// The Host header or `:authority`, with its port if it was sent with one.
+    pub authority: &'a str,
+    /// Path and query as sent, not decoded, not normalised.
+    pub path: &'a [u8],
+    /// The port that was dialled: a service's port, or the one that a gateway listens on.
+    pub port: u16,
+    /// The address that was dialled, where it is known. `None` is an address that no resource mentions.
+    pub address: Option<IpAddr>,
+    /// The headers.
+    pub headers: &'a dyn Headers,
+    /// For a gateway: the TLS hello of the connection that carries the request, if it was encrypted.
+    pub tls: Option<TlsHello<'a>>,
+}
+
+impl<'a> Request<'a> {
+    /// A plain request to port 80 without headers; the other methods change that.
+    pub fn new(method: &'a str, authority: &'a str, path: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Request {
+            method,
+            scheme: "http",
+            authority,
+            path: path.as_ref(),
+            port: 80,
+            address: None,
+            headers: &NoHeaders,
+            tls: None,
+        }
+    }
+
+    /// With these headers.
+    pub fn headers(mut self, headers: &'a dyn Headers) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// To this port.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// With this scheme.
+    pub fn scheme(mut self, scheme: &'a str) -> Self {
+        self.scheme = scheme;
+        self
+    }
+
+    /// To this address.
+    pub fn address(mut self, address: impl Into<Option<IpAddr>>) -> Self {
+        self.address = address.into();
+        self
+    }
+
+    /// Inside a connection that was encrypted with this hello.
+    pub fn tls(mut self, hello: TlsHello<'a>) -> Self {
+        self.tls = Some(hello);
+        self
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.escape_ascii();
+        write!(f, "{} {}://{}{path} port {}", self.method, self.scheme, self.authority, self.port)
+    }
+}
+
+/// What a TLS client says before anything is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsHello<'a> {
+    /// The server name indication.
+    pub sni: Option<&'a str>,
+}
+
+/// One connection whose content is not looked at.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Connection<'a> {
+    /// The port dialled.
+    pub port: u16,
+    /// The address dialled; `None` is one that no resource mentions.
+    pub address: Option<IpAddr>,
+    /// The hello, if the connection begins with one.
+    pub tls: Option<TlsHello<'a>>,
+}
+
+impl<'a> Connection<'a> {
+    /// A plain connection to a port.
+    pub fn new(port: u16) -> Self {
+        Connection { port, address: None, tls: None }
+    }
+
+    /// To this address.
+    pub fn address(mut self, address: impl Into<Option<IpAddr>>) -> Self {
+        self.address = address.into();
+        self
+    }
+
+    /// With this hello.
+    pub fn tls(mut self, hello: TlsHello<'a>) -> Self {
+        self.tls = Some(hello);
+        self
+    }
+}
+
+/// A request with what is derived from it once and used for every candidate.
+pub(crate) struct Question<'q> {
+    pub(crate) request: Request<'q>,
+    pub(crate) path: NormalPath<'q>,
+    pub(crate) scheme: &'static str,
+    host: SmallVec<[u8; 64]>,
+}
+
+impl<'q> Question<'q> {
+    /// Derives what is asked often. Allocates only for a host of more than 64 bytes with capitals in it, or a path
+    /// that is not normal and outgrows [`NormalPath`]'s buffer.
+    pub(crate) fn new(request: &Request<'q>) -> Result<Self, PathError> {
+        let path = normalize(request.path)?;
+        let mut host: SmallVec<[u8; 64]> = SmallVec::from_slice(host_of(request.authority).as_bytes());
+        host.make_ascii_lowercase();
+        Ok(Question { request: *request, path, scheme: scheme_of(request), host })
+    }
+
+    /// The authority's host, lower-cased, without port.
+    pub(crate) fn host(&self) -> &[u8] {
+        &self.host
+    }
+
+    /// The path without query.
+    pub(crate) fn path_only(&self) -> &[u8] {
+        self.path.path()
+    }
+
+    /// Whether some line of a header satisfies `test`. Pseudo headers (`:authority`, ...) have one line each.
+    pub(crate) fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        match name {
+            ":method" => test(self.request.method.as_bytes()),
+            ":authority" | "host" => test(self.request.authority.as_bytes()),
+            ":path" => test(self.path.as_bytes()),
+            ":scheme" => test(self.scheme.as_bytes()),
+            _ => self.request.headers.any(name, test),
+        }
+    }
+
+    /// The value of the first query parameter of this name: raw bytes, `&` the only separator, `?q` is `?q=`.
+    pub(crate) fn query(&self, name: &[u8]) -> Option<&[u8]> {
+        self.path.query()?.split(|&b| b == b'&').find_map(|pair| {
+            let (key, value) = match pair.iter().position(|&b| b == b'=') {
+                Some(at) => (&pair[..at], &pair[at + 1..]),
+                None => (pair, &pair[pair.len()..]),
+            };
+            (key == name).then_some(value)
+        })
+    }
+}
+
+/// `x-forwarded-proto` from the application sets `:scheme` (Envoy, HTTP/1.1 codec).
+fn scheme_of(request: &Request<'_>) -> &'static str {
+    let mut forwarded = None;
+    request.headers.any("x-forwarded-proto", &mut |value| {
+        forwarded = known_scheme(value);
+        true
+    });
+    forwarded.or_else(|| known_scheme(request.scheme.as_bytes())).unwrap_or("http")
+}
+
+fn known_scheme(text: &[u8]) -> Option<&'static str> {
+    if text.eq_ignore_ascii_case(b"https") {
+        Some("https")
+    } else if text.eq_ignore_ascii_case(b"http") {
+        Some("http")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,129 @@
+//! The compiled plan: asks the indexes, and answers with a decision.
+//!
+//! Immutable, `Send` and `Sync`. How it is built stands in [`compile`](crate::compile).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::decision::{Decision, Outcome, Refusal};
+use crate::path::PathError;
+use crate::plan::{Chain, HttpTable, Listener, Plan, Target, Unclaimed, Unmatched};
+use crate::request::{Connection, Question, Request};
+use crate::roll::Roll;
+use crate::table::{FastMap, HostIndex, RouteTable};
+
+/// Answers where a request goes, by one client's plan.
+///
+/// See the [crate's front page](crate) for how one is made.
+#[derive(Debug)]
+pub struct Router {
+    pub(crate) plan: Arc<Plan>,
+    /// By port and address.
+    pub(crate) bound: FastMap<(u16, IpAddr), u32>,
+    /// By port, for any address.
+    pub(crate) open: FastMap<u16, u32>,
+    /// One for each listener and each of its chains.
+    pub(crate) tables: Vec<Vec<Option<Table>>>,
+}
+
+/// The indexes of one [`HttpTable`].
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) hosts: HostIndex,
+    pub(crate) routes: Vec<RouteTable>,
+}
+
+impl Router {
+    /// The plan it was compiled from.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Where a request goes.
+    ///
+    /// Never panics, takes no lock and reads no clock. Allocates nothing, but for a path that is not in normal form
+    /// and longer than 256 bytes, or a host longer than 64.
+    pub fn decide<'a>(&'a self, request: &Request<'a>, roll: &Roll) -> Decision<'a> {
+        let connection = Connection { port: request.port, address: request.address, tls: request.tls };
+        let Some(at) = self.listener(&connection) else { return unmatched(&self.plan) };
+        let listener = &self.plan.listeners[at];
+        let Some(chain) = listener.chain(&connection, true) else { return unmatched(&self.plan) };
+        match &chain.target {
+            Target::Tcp { destinations, .. } => Decision::of_connection(&self.plan, destinations, roll),
+            Target::Http(table) => {
+                let index = &self.tables[at][position(listener, chain)];
+                index.as_ref().map_or_else(|| unclaimed(table), |index| self.route(table, index, request, roll))
+            }
+        }
+    }
+
+    /// Where a whole connection goes, whatever it carries.
+    ///
+    /// Never panics, takes no lock, reads no clock and allocates nothing.
+    pub fn connect(&self, connection: &Connection<'_>, roll: &Roll) -> Decision<'_> {
+        let Some(at) = self.listener(connection) else { return unmatched(&self.plan) };
+        match self.plan.listeners[at].chain(connection, false).map(|chain| &chain.target) {
+            Some(Target::Tcp { destinations, .. }) => Decision::of_connection(&self.plan, destinations, roll),
+            Some(Target::Http(_)) => Decision::without_route(Outcome::Reset),
+            None => unmatched(&self.plan),
+        }
+    }
+
+    /// The addresses that DNS would answer to this client for a host name, short ones included. The name may carry
+    /// a port and capitals.
+    ///
+    /// Allocates for a name with capitals.
+    pub fn lookup(&self, host: &str) -> &[IpAddr] {
+        let host = crate::name::host_of(host);
+        let known = self.plan.names.get(host).or_else(|| self.plan.names.get(&*host.to_ascii_lowercase()));
+        known.map_or(&[], Vec::as_slice)
+    }
+
+    fn listener(&self, connection: &Connection<'_>) -> Option<usize> {
+        let bound = connection.address.and_then(|address| self.bound.get(&(connection.port, address)));
+        bound.or_else(|| self.open.get(&connection.port)).map(|&at| at as usize)
+    }
+
+    fn route<'a>(&'a self, table: &'a HttpTable, index: &'a Table, request: &Request<'a>, roll: &Roll) -> Decision<'a> {
+        let question = match Question::new(request) {
+            Ok(question) => question,
+            Err(error) => return refused_path(&error),
+        };
+        let Some(at) = index.hosts.find(question.host()).map(|at| at as usize) else { return unclaimed(table) };
+        let host = &table.hosts[at];
+        let holds = |id: u32| host.routes[id as usize].condition.miss(&question).is_none();
+        let route = index.routes[at].first(&question, holds).map(|id| &host.routes[id as usize]);
+        Decision::of(&self.plan, host, route, question, roll)
+    }
+}
+
+fn position(listener: &Listener, chain: &Chain) -> usize {
+    // INVARIANT: `chain` was borrowed from `listener.chains`, so it is found there.
+    listener.chains.iter().position(|known| std::ptr::eq(known, chain)).unwrap_or_default()
+}
+
+/// What becomes of traffic that no listener or chain takes.
+pub(crate) fn unmatched(plan: &Plan) -> Decision<'_> {
+    Decision::without_route(match plan.unmatched {
+        Unmatched::Passthrough => Outcome::Passthrough,
+        Unmatched::Blackhole => Outcome::Blackhole,
+        Unmatched::Reset => Outcome::Reset,
+    })
+}
+
+/// What becomes of a request whose host nobody claims.
+pub(crate) fn unclaimed(table: &HttpTable) -> Decision<'_> {
+    Decision::without_route(match table.unclaimed {
+        Unclaimed::Passthrough => Outcome::Passthrough,
+        Unclaimed::BlockAll => Outcome::Refuse(Refusal::BLOCK_ALL),
+        Unclaimed::NotFound => Outcome::Refuse(Refusal::NO_ROUTE),
+    })
+}
+
+/// What becomes of a request whose path has no normal form.
+pub(crate) fn refused_path(error: &PathError) -> Decision<'static> {
+    Decision::without_route(Outcome::Refuse(match error {
+        PathError::NotAbsolute => Refusal::NO_PATH,
+        _ => Refusal::BAD_PATH,
+    }))
+}
