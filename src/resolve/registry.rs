@@ -355,7 +355,7 @@ fn well_known_tcp(port: u16) -> bool {
 }
 
 fn entry_port(port: &crate::model::service_entry::ServicePort) -> Option<Port> {
-    let target = (port.target_port != 0).then_some(IntOrString::Int(i32::try_from(port.target_port).ok()?));
+    let target = (port.target_port != 0).then_some(IntOrString::Int(i64::from(port.target_port)));
     Some(Port {
         number: u16::try_from(port.number).ok()?,
         name: port.name.clone(),
