@@ -6,10 +6,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use crate::path::NormalPath;
+use crate::path::{NormalPath, PathError};
 use crate::plan::{
-    Abort, Action, Cluster, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, Mirror,
-    PathMatch, PathRewrite, Plan, Redirect, RedirectPath, Route, VirtualHost,
+    Abort, Action, Cluster, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, HttpTable, Mirror,
+    PathMatch, PathRewrite, Plan, Redirect, RedirectPath, Route, Unclaimed, Unmatched, VirtualHost,
 };
 use crate::request::{Question, Request};
 use crate::roll::{Purpose, Roll};
@@ -358,4 +358,30 @@ fn kept_authority<'r>(authority: &'r str, scheme: &str, old_scheme: &str, other_
     let old_default = scheme != old_scheme
         && ((old_scheme == "https" && port == ":443") || (old_scheme == "http" && port == ":80"));
     if other_port || old_default { host } else { authority }
+}
+
+/// What becomes of traffic that no listener or chain takes.
+pub(crate) fn unmatched(plan: &Plan) -> Decision<'_> {
+    Decision::without_route(match plan.unmatched {
+        Unmatched::Passthrough => Outcome::Passthrough,
+        Unmatched::Blackhole => Outcome::Blackhole,
+        Unmatched::Reset => Outcome::Reset,
+    })
+}
+
+/// What becomes of a request whose host nobody claims.
+pub(crate) fn unclaimed(table: &HttpTable) -> Decision<'_> {
+    Decision::without_route(match table.unclaimed {
+        Unclaimed::Passthrough => Outcome::Passthrough,
+        Unclaimed::BlockAll => Outcome::Refuse(Refusal::BLOCK_ALL),
+        Unclaimed::NotFound => Outcome::Refuse(Refusal::NO_ROUTE),
+    })
+}
+
+/// What becomes of a request whose path has no normal form.
+pub(crate) fn refused_path(error: &PathError) -> Decision<'static> {
+    Decision::without_route(Outcome::Refuse(match error {
+        PathError::NotAbsolute => Refusal::NO_PATH,
+        _ => Refusal::BAD_PATH,
+    }))
 }

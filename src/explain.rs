@@ -6,13 +6,12 @@
 
 use std::fmt;
 
-use crate::decision::{Decision, Outcome};
+use crate::decision::{Decision, Outcome, refused_path, unclaimed, unmatched};
 use crate::name::HostPattern;
 use crate::plan::{HttpTable, Listener, Miss, Plan, Target, ValueMatch, VirtualHost};
 use crate::plan::{HeaderMatch, PathMatch, QueryMatch, Route};
 use crate::request::{Connection, Question, Request};
 use crate::roll::Roll;
-use crate::router::{refused_path, unclaimed, unmatched};
 
 /// A decision, and the way to it.
 ///

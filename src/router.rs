@@ -5,9 +5,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::decision::{Decision, Outcome, Refusal};
-use crate::path::PathError;
-use crate::plan::{Chain, HttpTable, Listener, Plan, Target, Unclaimed, Unmatched};
+use crate::decision::{Decision, Outcome, refused_path, unclaimed, unmatched};
+use crate::plan::{Chain, HttpTable, Listener, Plan, Target};
 use crate::request::{Connection, Question, Request};
 use crate::roll::Roll;
 use crate::table::{FastMap, HostIndex, RouteTable};
@@ -100,30 +99,4 @@ impl Router {
 fn position(listener: &Listener, chain: &Chain) -> usize {
     // INVARIANT: `chain` was borrowed from `listener.chains`, so it is found there.
     listener.chains.iter().position(|known| std::ptr::eq(known, chain)).unwrap_or_default()
-}
-
-/// What becomes of traffic that no listener or chain takes.
-pub(crate) fn unmatched(plan: &Plan) -> Decision<'_> {
-    Decision::without_route(match plan.unmatched {
-        Unmatched::Passthrough => Outcome::Passthrough,
-        Unmatched::Blackhole => Outcome::Blackhole,
-        Unmatched::Reset => Outcome::Reset,
-    })
-}
-
-/// What becomes of a request whose host nobody claims.
-pub(crate) fn unclaimed(table: &HttpTable) -> Decision<'_> {
-    Decision::without_route(match table.unclaimed {
-        Unclaimed::Passthrough => Outcome::Passthrough,
-        Unclaimed::BlockAll => Outcome::Refuse(Refusal::BLOCK_ALL),
-        Unclaimed::NotFound => Outcome::Refuse(Refusal::NO_ROUTE),
-    })
-}
-
-/// What becomes of a request whose path has no normal form.
-pub(crate) fn refused_path(error: &PathError) -> Decision<'static> {
-    Decision::without_route(Outcome::Refuse(match error {
-        PathError::NotAbsolute => Refusal::NO_PATH,
-        _ => Refusal::BAD_PATH,
-    }))
 }

@@ -5,16 +5,28 @@
 //! in a [`Diagnostic`], so that one bad rule never takes the mesh down.
 
 mod cluster;
+mod delegate;
 mod destination_rule;
+mod gateway;
+mod l4;
+mod lower;
+mod precedence;
 mod registry;
+mod sidecar;
 mod viewpoint;
+mod virtual_service;
 mod visibility;
 
 pub use viewpoint::{Mesh, OutboundPolicy, Precedence, Viewpoint, ViewpointKind};
 
 use crate::diagnostic::Diagnostic;
-use crate::plan::Plan;
+use crate::plan::{Plan, Unmatched};
 use crate::resources::Resources;
+use cluster::Clusters;
+use destination_rule::Rules;
+use gateway::Inbound;
+use registry::Registry;
+use sidecar::Outbound;
 
 /// Findings made on the way.
 type Findings = Vec<Diagnostic>;
@@ -31,8 +43,56 @@ pub struct Resolution {
 
 impl Plan {
     /// Works out what resources mean to one client.
+    ///
+    /// ```
+    /// use meshroute::{Mesh, Plan, Reading, Request, Resources, Roll, Router, Viewpoint};
+    /// let mut resources = Resources::new();
+    /// resources.apply_text("{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{port: 80, name: http}]}}", "-", Reading::Strict);
+    /// let resolution = Plan::resolve(&resources, &Viewpoint::sidecar("default"), &Mesh::default());
+    /// let router = Router::compile(resolution.plan)?;
+    /// let decision = router.decide(&Request::new("GET", "web", "/"), &Roll::seeded(1));
+    /// assert_eq!(decision.cluster().unwrap().host.as_ref(), "web.default.svc.cluster.local");
+    /// # Ok::<(), meshroute::PlanError>(())
+    /// ```
     pub fn resolve(resources: &Resources, viewpoint: &Viewpoint, mesh: &Mesh) -> Resolution {
-        let _ = (resources, viewpoint, mesh);
-        Resolution { plan: Plan::default(), findings: Vec::new() }
+        let mut findings = Findings::new();
+        let registry = Registry::new(resources, viewpoint, mesh);
+        let rules = Rules::new(resources, mesh, &mut findings);
+        let mut clusters = Clusters::new(&registry, &rules, viewpoint, mesh);
+        let roots = virtual_service::visible(resources, &viewpoint.namespace, mesh, &mut findings);
+        let mut plan = Plan::default();
+        match viewpoint.kind {
+            ViewpointKind::Sidecar => {
+                let roots = roots.into_iter().filter(|root| root.gateways.iter().any(|gateway| gateway == "mesh")).collect();
+                let outbound = Outbound { viewpoint, mesh, roots };
+                plan.listeners = outbound.listeners(&mut clusters, &mut findings);
+                plan.names = sidecar::names(&outbound, &registry.visible);
+                plan.unmatched = match mesh.outbound {
+                    OutboundPolicy::AllowAny => Unmatched::Passthrough,
+                    OutboundPolicy::RegistryOnly => Unmatched::Blackhole,
+                };
+            }
+            ViewpointKind::Gateway => {
+                let inbound = Inbound { viewpoint, mesh, roots, resources };
+                plan.listeners = inbound.listeners(&mut clusters, &mut findings);
+                plan.unmatched = Unmatched::Reset;
+            }
+        }
+        plan.clusters = clusters.into_list();
+        Resolution { plan, findings: settled(findings, resources) }
     }
+}
+
+/// Each finding once, with its place.
+fn settled(findings: Findings, resources: &Resources) -> Vec<Diagnostic> {
+    let mut settled: Vec<Diagnostic> = Vec::new();
+    for mut finding in findings {
+        if let Some(resource) = &finding.resource {
+            finding.place = resources.place(resource, &finding.field);
+        }
+        if !settled.contains(&finding) {
+            settled.push(finding);
+        }
+    }
+    settled
 }

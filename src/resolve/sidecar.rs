@@ -1,0 +1,367 @@
+//! The listeners and route tables of a workload's sidecar.
+//!
+//! Source: istio `pilot/pkg/networking/core/httproute.go` and `listener.go`; reference sections 2.5 to 2.7, 3.2, 12.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::cluster::Clusters;
+use super::lower::{self, LoweredRule, Place};
+use super::precedence::{alone, fold, note_conflict};
+use super::registry::{Kind, Protocol, Service};
+use super::virtual_service::Root;
+use super::{Findings, Mesh, OutboundPolicy, Precedence, Viewpoint, l4};
+use crate::name::HostPattern;
+use crate::plan::{
+    Action, Chain, Condition, Destination, Forward, HttpTable, Listener, Retry, Route, Target, Unclaimed, VirtualHost,
+};
+
+/// What the listeners of one sidecar are made from.
+pub(super) struct Outbound<'a> {
+    pub(super) viewpoint: &'a Viewpoint,
+    pub(super) mesh: &'a Mesh,
+    /// The VirtualServices that bind to `mesh`, in the order in which they count.
+    pub(super) roots: Vec<Root>,
+}
+
+impl Outbound<'_> {
+    /// All listeners: for each port with HTTP one for any address, and one for each address that is sniffed or opaque.
+    pub(super) fn listeners(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Listener> {
+        self.note_conflicts(findings);
+        let services = clusters.registry.visible.clone();
+        let mut listeners = Vec::new();
+        for port in clusters.registry.http_ports() {
+            let table = self.table(port, clusters, findings);
+            let open = |service: &Rc<Service>| {
+                let protocol = service.port(port).map(|port| port.protocol);
+                protocol == Some(Protocol::Http) || (protocol == Some(Protocol::Sniffed) && !has_own_listener(service))
+            };
+            if services.iter().any(open) {
+                let declared = services.iter().any(|s| s.port(port).is_some_and(|p| p.protocol == Protocol::Http));
+                listeners.push(self.open_listener(port, &table, declared));
+            }
+            for service in services.iter().filter(|service| has_own_listener(service)) {
+                if service.port(port).is_some_and(|port| port.protocol == Protocol::Sniffed) {
+                    listeners.push(self.sniffed_listener(service, port, &table, clusters, findings));
+                }
+            }
+        }
+        l4::listeners(self, &services, &mut listeners, clusters, findings);
+        listeners
+    }
+
+    fn open_listener(&self, port: u16, table: &HttpTable, declared: bool) -> Listener {
+        let mut listener = Listener::new(port, Vec::new());
+        let mut chain = Chain::new(Target::Http(Arc::new(table.clone())));
+        chain.http_only = !declared;
+        listener.chains.push(chain);
+        listener
+    }
+
+    /// A service whose port is not declared: what turns out to be HTTP has a table of its own in which every host is
+    /// its own; the rest goes on as it is (reference 2.7).
+    fn sniffed_listener(
+        &self,
+        service: &Rc<Service>,
+        port: u16,
+        table: &HttpTable,
+        clusters: &mut Clusters<'_>,
+        findings: &mut Findings,
+    ) -> Listener {
+        let name = format!("{}:{port}", service.host);
+        let own = table.hosts.iter().find(|host| *host.name == name);
+        let mut sniffed = HttpTable::new(name.as_str(), self.unclaimed());
+        sniffed.hosts.extend(own.map(|own| {
+            let mut host = (**own).clone();
+            host.domains = HostPattern::parse("*").into_iter().collect();
+            Arc::new(host)
+        }));
+        let mut listener = Listener::new(port, service.addresses.clone());
+        let mut http = Chain::new(Target::Http(Arc::new(sniffed)));
+        http.http_only = true;
+        listener.chains.push(http);
+        listener.chains.extend(l4::chains(self, service, port, clusters, findings));
+        listener
+    }
+
+    fn unclaimed(&self) -> Unclaimed {
+        match self.mesh.outbound {
+            OutboundPolicy::AllowAny => Unclaimed::Passthrough,
+            OutboundPolicy::RegistryOnly => Unclaimed::BlockAll,
+        }
+    }
+
+    /// The route table of a port: its services and, for hosts that are none, its VirtualServices.
+    fn table(&self, port: u16, clusters: &mut Clusters<'_>, findings: &mut Findings) -> HttpTable {
+        let services: Vec<Rc<Service>> = clusters
+            .registry
+            .visible
+            .iter()
+            .filter(|service| service.serves_http(port) && service.alias_of.is_none())
+            .cloned()
+            .collect();
+        let claims = self.claims(port, &services, clusters, findings);
+        let mut table = Assembly::new(self, port, &services, clusters.registry.visible.as_slice());
+        for claim in &claims {
+            self.place(claim, &services, &mut table);
+        }
+        for service in &services {
+            let own: Arc<[Route]> = Arc::new([default_route(service, port, clusters)]);
+            table.add_service(service, &own);
+        }
+        let mut http = HttpTable::new(port.to_string(), self.unclaimed());
+        http.hosts = table.hosts;
+        http
+    }
+
+    /// The hosts that VirtualServices claim on a port, with their routes, in the order in which they count.
+    fn claims<'s>(
+        &'s self,
+        port: u16,
+        services: &[Rc<Service>],
+        clusters: &mut Clusters<'_>,
+        findings: &mut Findings,
+    ) -> Vec<Claim<'s>> {
+        let place = Place { port, gateway: "mesh", encrypted: false, viewpoint: self.viewpoint };
+        let on_port = |root: &&Root| {
+            port == 80 || root.hosts.iter().any(|host| services.iter().any(|service| host.overlaps(&service.host)))
+        };
+        let lowered: Vec<(&Root, Vec<LoweredRule>)> = self
+            .roots
+            .iter()
+            .filter(on_port)
+            .map(|root| (root, lower::rules(root, &place, clusters, findings)))
+            .filter(|(_, rules)| !rules.is_empty())
+            .collect();
+        match self.mesh.precedence {
+            Precedence::Istio => lowered
+                .iter()
+                .flat_map(|(root, rules)| {
+                    let routes: Arc<[Route]> = alone(rules).into();
+                    root.hosts.iter().map(move |host| Claim { host, root: Some(root), routes: routes.clone() })
+                })
+                .collect(),
+            Precedence::LastApplied => {
+                let mut by_host: BTreeMap<&HostPattern, Vec<&[LoweredRule]>> = BTreeMap::new();
+                for (root, rules) in &lowered {
+                    for host in root.hosts.iter().collect::<BTreeSet<_>>() {
+                        by_host.entry(host).or_default().push(rules);
+                    }
+                }
+                let claim = |(host, layers): (&'s HostPattern, Vec<&[LoweredRule]>)| Claim { host, root: None, routes: fold(&layers).into() };
+                by_host.into_iter().map(claim).collect()
+            }
+        }
+    }
+
+    /// Gives a claim's routes to the services that it names, or, where it names none, to the host itself.
+    fn place(&self, claim: &Claim<'_>, services: &[Rc<Service>], table: &mut Assembly<'_>) {
+        if !claim.host.is_wildcard() {
+            match services.iter().find(|service| service.host == *claim.host) {
+                Some(service) => table.add_service(service, &claim.routes),
+                None => table.add_plain(claim.host, &claim.routes),
+            }
+            return;
+        }
+        let mut covers_some = false;
+        for service in services.iter().filter(|service| claim.host.overlaps(&service.host)) {
+            covers_some = true;
+            if self.most_specific(&service.host).is_some_and(|(host, root)| {
+                host == claim.host && claim.root.is_none_or(|own| std::ptr::eq(own, root))
+            }) {
+                table.add_service(service, &claim.routes);
+            }
+        }
+        if !covers_some {
+            table.add_plain(claim.host, &claim.routes);
+        }
+    }
+
+    /// The host string, of all VirtualServices on whatever port, that names a service most exactly, and the first
+    /// VirtualService that has it (reference 3.2).
+    fn most_specific(&self, service: &HostPattern) -> Option<(&HostPattern, &Root)> {
+        let hosts = self.roots.iter().flat_map(|root| root.hosts.iter().map(move |host| (host, root)));
+        let fits = hosts.filter(|(host, _)| *host == service || (host.is_wildcard() && service.is_within(host)));
+        // `min_by` keeps the first of equals.
+        fits.min_by(|(a, _), (b, _)| a.by_specificity(b))
+    }
+
+    fn note_conflicts(&self, findings: &mut Findings) {
+        let mut by_host: BTreeMap<&HostPattern, Vec<&Root>> = BTreeMap::new();
+        for root in &self.roots {
+            for host in &root.hosts {
+                by_host.entry(host).or_default().push(root);
+            }
+        }
+        for (host, claimants) in by_host {
+            note_conflict(host, &claimants, false, self.mesh.precedence, findings);
+        }
+    }
+}
+
+/// A host that somebody's rules are for.
+struct Claim<'a> {
+    host: &'a HostPattern,
+    /// The one VirtualService that it is from, under [`Precedence::Istio`].
+    root: Option<&'a Root>,
+    routes: Arc<[Route]>,
+}
+
+/// A table in the making. The first to claim a name or a domain keeps it.
+struct Assembly<'a> {
+    outbound: &'a Outbound<'a>,
+    port: u16,
+    /// The real names of all services of the table, which nobody's short form may take.
+    real: HashSet<String>,
+    visible: &'a [Rc<Service>],
+    names: HashSet<String>,
+    domains: HashSet<String>,
+    hosts: Vec<Arc<VirtualHost>>,
+}
+
+impl<'a> Assembly<'a> {
+    fn new(outbound: &'a Outbound<'a>, port: u16, services: &[Rc<Service>], visible: &'a [Rc<Service>]) -> Self {
+        Assembly {
+            outbound,
+            port,
+            real: services.iter().map(|service| service.host.as_str().to_ascii_lowercase()).collect(),
+            visible,
+            names: HashSet::new(),
+            domains: HashSet::new(),
+            hosts: Vec::new(),
+        }
+    }
+
+    fn add_service(&mut self, service: &Rc<Service>, routes: &Arc<[Route]>) {
+        let domains = service_domains(service, self.visible, self.outbound);
+        self.add(&service.host, domains, routes);
+    }
+
+    fn add_plain(&mut self, host: &HostPattern, routes: &Arc<[Route]>) {
+        self.add(host, vec![host.as_str().to_string()], routes);
+    }
+
+    fn add(&mut self, host: &HostPattern, domains: Vec<String>, routes: &Arc<[Route]>) {
+        let name = format!("{host}:{}", self.port);
+        if !self.names.insert(name.clone()) {
+            return;
+        }
+        let own = host.as_str().to_ascii_lowercase();
+        let kept: Vec<HostPattern> = domains
+            .into_iter()
+            .map(|domain| domain.to_ascii_lowercase())
+            .filter(|domain| *domain == own || !self.real.contains(domain))
+            .filter(|domain| self.domains.insert(domain.clone()))
+            .filter_map(|domain| HostPattern::parse(&domain).ok())
+            .collect();
+        if kept.is_empty() {
+            return;
+        }
+        let mut host = VirtualHost::new(name, kept);
+        host.routes = routes.clone();
+        self.hosts.push(Arc::new(host));
+    }
+}
+
+/// The default route of a service: everything to all of it.
+fn default_route(service: &Service, port: u16, clusters: &mut Clusters<'_>) -> Route {
+    let cluster = clusters.intern(service.host.as_str(), "", port);
+    let mut forward = Forward::new(vec![Destination::new(cluster, 0)]);
+    forward.retry = Some(Retry::built_in());
+    forward.hash = clusters.hash_key(service.host.as_str(), "", port);
+    Route::new("default", Condition::default(), Action::Forward(forward))
+}
+
+/// Whether a sniffed port of this service is listened to at addresses of its own.
+fn has_own_listener(service: &Service) -> bool {
+    service.kind != Kind::Headless && !service.addresses.is_empty()
+}
+
+/// The names by which a client may call a service (reference 2.5).
+fn service_domains(service: &Service, visible: &[Rc<Service>], outbound: &Outbound<'_>) -> Vec<String> {
+    let aliases = visible.iter().filter(|other| other.alias_of.as_deref() == Some(service.host.as_str()));
+    let hosts = std::iter::once(service.host.as_str()).chain(aliases.map(|alias| alias.host.as_str()));
+    let mut domains: Vec<String> = hosts.flat_map(|host| host_domains(host, &outbound.dns_domain())).collect();
+    if service.kubernetes && service.kind == Kind::Headless {
+        domains.extend(domains.clone().iter().map(|domain| format!("*.{domain}")));
+    }
+    domains.extend(service.addresses.iter().filter(|address| !address.is_unspecified()).map(|address| match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }));
+    domains
+}
+
+impl Outbound<'_> {
+    fn dns_domain(&self) -> String {
+        if self.viewpoint.dns_domain.is_empty() {
+            return format!("{}.svc.{}", self.viewpoint.namespace, self.mesh.domain);
+        }
+        self.viewpoint.dns_domain.clone()
+    }
+}
+
+/// A host's own name, with a trailing dot, and its short forms.
+fn host_domains(host: &str, dns_domain: &str) -> Vec<String> {
+    let mut domains = vec![host.to_string()];
+    if host.parse::<IpAddr>().is_err() {
+        domains.push(format!("{host}."));
+    }
+    domains.extend(short_forms(host, dns_domain));
+    domains
+}
+
+pub(super) fn short_forms(host: &str, dns_domain: &str) -> Vec<String> {
+    let Some(at) = dns_domain.find(".svc.") else { return shared_suffix_forms(host, dns_domain) };
+    let (namespace, suffix) = dns_domain.split_at(at);
+    let Some(inner) = host.strip_suffix(suffix) else { return Vec::new() };
+    match inner.split_once('.') {
+        Some((name, own)) if own == namespace => vec![name.to_string(), format!("{inner}.svc"), inner.to_string()],
+        Some((_, own)) if !own.is_empty() => vec![inner.to_string(), format!("{inner}.svc")],
+        _ => Vec::new(),
+    }
+}
+
+/// Outside Kubernetes: what the host has that the client's domain does not, and that with the first label they share
+/// where it has just two labels.
+fn shared_suffix_forms(host: &str, dns_domain: &str) -> Vec<String> {
+    let host_labels: Vec<&str> = host.split('.').collect();
+    let shared = host_labels.iter().rev().zip(dns_domain.rsplit('.')).take_while(|(a, b)| *a == b).count();
+    if shared == 0 || shared >= host_labels.len() {
+        return Vec::new();
+    }
+    let unique = &host_labels[..host_labels.len() - shared];
+    let mut forms = vec![unique.join(".")];
+    if unique.len() == 2 {
+        forms.push(format!("{}.{}", forms[0], host_labels[unique.len()]));
+    }
+    forms
+}
+
+/// What DNS answers to the client: every name of every visible service that has addresses.
+pub(super) fn names(outbound: &Outbound<'_>, visible: &[Rc<Service>]) -> BTreeMap<Arc<str>, Vec<IpAddr>> {
+    let domain = outbound.dns_domain();
+    let mut names: BTreeMap<Arc<str>, Vec<IpAddr>> = BTreeMap::new();
+    for service in visible {
+        let addresses = addresses(service, visible);
+        if addresses.is_empty() {
+            continue;
+        }
+        for name in host_domains(&service.host.as_str().to_ascii_lowercase(), &domain) {
+            names.entry(name.into()).or_insert_with(|| addresses.clone());
+        }
+    }
+    names
+}
+
+/// A service's own addresses, its pods' if it is headless, or those of what it stands for.
+fn addresses(service: &Service, visible: &[Rc<Service>]) -> Vec<IpAddr> {
+    let target = service.alias_of.as_ref().and_then(|host| visible.iter().find(|other| other.host.as_str() == host));
+    let service = target.map_or(service, |target| target);
+    match service.kind {
+        Kind::Headless => service.members.iter().filter_map(|member| member.address.parse().ok()).collect(),
+        _ => service.addresses.clone(),
+    }
+}

@@ -1,0 +1,187 @@
+//! The VirtualServices that one client sees: qualified, delegates merged in, in the order in which they count.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::visibility::Export;
+use super::{Findings, Mesh, Precedence};
+use crate::diagnostic::{Diagnostic, ResourceRef};
+use crate::model::virtual_service::{HttpRoute, TcpRoute, TlsRoute};
+use crate::model::{Object, Timestamp, VirtualService};
+use crate::name::{HostPattern, qualify};
+use crate::resources::Resources;
+
+/// A VirtualService with hosts, its delegates merged in.
+#[derive(Clone, Debug)]
+pub(super) struct Root {
+    pub(super) resource: Arc<ResourceRef>,
+    /// Qualified, in lower case where they are virtual-host domains; in order.
+    pub(super) hosts: Vec<HostPattern>,
+    /// `mesh`, or `namespace/name` of a Gateway.
+    pub(super) gateways: Vec<String>,
+    pub(super) http: Vec<Rule>,
+    pub(super) tls: Vec<TlsRoute>,
+    pub(super) tcp: Vec<TcpRoute>,
+    pub(super) applied: u64,
+}
+
+/// One http rule, with where it was written.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub(super) rule: HttpRoute,
+    /// The resource that it is written in, and the field of that: `spec.http[2]`.
+    pub(super) written_in: Arc<ResourceRef>,
+    pub(super) field: String,
+    /// For each match block, the field that it is written in.
+    pub(super) blocks: Vec<String>,
+}
+
+impl Rule {
+    pub(super) fn written(rule: &HttpRoute, index: usize, written_in: &Arc<ResourceRef>) -> Rule {
+        let field = format!("spec.http[{index}]");
+        Rule {
+            blocks: (0..rule.r#match.len()).map(|block| format!("{field}.match[{block}]")).collect(),
+            rule: rule.clone(),
+            written_in: written_in.clone(),
+            field,
+        }
+    }
+}
+
+
+/// The VirtualServices with hosts that a client of `namespace` sees, in the order in which they count.
+///
+/// Under [`Precedence::Istio`]: those private to the namespace, then those exported to it by name, then public ones,
+/// each oldest first. Under [`Precedence::LastApplied`]: in order of application.
+pub(super) fn visible(resources: &Resources, namespace: &str, mesh: &Mesh, findings: &mut Findings) -> Vec<Root> {
+    let mut written: Vec<(&VirtualService, &ResourceRef, u64)> = resources
+        .iter()
+        .filter_map(|resource| match resource.object {
+            Object::VirtualService(service) => Some((service, resource.reference, resource.applied)),
+            _ => None,
+        })
+        .collect();
+    let age = |service: &VirtualService| -> (Option<Timestamp>, String, String) {
+        let metadata = &service.metadata;
+        (metadata.creation_timestamp, metadata.name.clone(), metadata.namespace.clone())
+    };
+    match mesh.precedence {
+        Precedence::Istio => written.sort_by_cached_key(|(service, ..)| (distance(service, namespace, mesh), age(service))),
+        Precedence::LastApplied => written.sort_by_key(|(.., applied)| *applied),
+    }
+    let delegates: BTreeMap<(&str, &str), &VirtualService> = written
+        .iter()
+        .filter(|(service, ..)| service.spec.hosts.is_empty())
+        .map(|(service, ..)| ((service.metadata.namespace.as_str(), service.metadata.name.as_str()), *service))
+        .collect();
+    written
+        .iter()
+        .filter(|(service, ..)| !service.spec.hosts.is_empty() && export(service, mesh).reaches(namespace))
+        .map(|(service, resource, applied)| root(service, resource, *applied, &delegates, mesh, findings))
+        .collect()
+}
+
+/// Private to the namespace, exported to it by name, public.
+fn distance(service: &VirtualService, namespace: &str, mesh: &Mesh) -> u8 {
+    match export(service, mesh) {
+        Export::Everyone | Export::Nobody => 2,
+        Export::Only(_) if service.metadata.namespace == namespace => 0,
+        Export::Only(_) => 1,
+    }
+}
+
+pub(super) fn export(service: &VirtualService, mesh: &Mesh) -> Export {
+    Export::read(&service.spec.export_to, &mesh.default_virtual_service_export_to, &service.metadata.namespace)
+}
+
+fn root(
+    service: &VirtualService,
+    resource: &ResourceRef,
+    applied: u64,
+    delegates: &BTreeMap<(&str, &str), &VirtualService>,
+    mesh: &Mesh,
+    findings: &mut Findings,
+) -> Root {
+    let namespace = &service.metadata.namespace;
+    let resource = Arc::new(resource.clone());
+    let mut hosts = Vec::new();
+    for (at, written) in service.spec.hosts.iter().enumerate() {
+        match HostPattern::parse(&qualify(written, namespace, &mesh.domain)) {
+            Ok(host) => hosts.push(host.to_lowercase()),
+            Err(error) => {
+                let finding = Diagnostic::error("bad-host", error.to_string()).at(&resource, format!("spec.hosts[{at}]"));
+                findings.push(finding.remedy("this host is left out; the others stand"));
+            }
+        }
+    }
+    let gateways = match service.spec.gateways.as_slice() {
+        [] => vec!["mesh".to_string()],
+        written => written.iter().map(|gateway| gateway_name(gateway, namespace)).collect(),
+    };
+    let mut http = Vec::new();
+    for (index, rule) in service.spec.http.iter().enumerate() {
+        let Some(rule) = rule else { continue };
+        let mut rule = Rule::written(rule, index, &resource);
+        for block in rule.rule.r#match.iter_mut().flatten() {
+            block.gateways = block.gateways.iter().map(|gateway| gateway_name(gateway, namespace)).collect();
+        }
+        if rule.rule.delegate.is_some() {
+            http.extend(super::delegate::expand(&rule, namespace, delegates, mesh, findings));
+        } else {
+            qualify_destinations(&mut rule.rule, namespace, mesh);
+            http.push(rule);
+        }
+    }
+    let tls = service.spec.tls.iter().flatten().map(|route| qualified_tls(route, namespace, mesh)).collect();
+    let tcp = service.spec.tcp.iter().flatten().map(|route| qualified_tcp(route, namespace, mesh)).collect();
+    Root { resource, hosts, gateways, http, tls, tcp, applied }
+}
+
+/// A reference to a Gateway (reference 2.3): `mesh` as it is, `ns/name` as it is, `./name` and `name` in the
+/// namespace that says it, the old `name.ns...` as `ns/name`.
+pub(super) fn gateway_name(written: &str, namespace: &str) -> String {
+    if written == "mesh" {
+        return written.to_string();
+    }
+    if let Some(name) = written.strip_prefix("./") {
+        return format!("{namespace}/{name}");
+    }
+    if written.contains('/') {
+        return written.to_string();
+    }
+    match written.split_once('.') {
+        Some((name, rest)) => format!("{}/{name}", rest.split('.').next().unwrap_or_default()),
+        None => format!("{namespace}/{written}"),
+    }
+}
+
+/// Expands the short names of a rule's destinations in the namespace of the resource that says them.
+pub(super) fn qualify_destinations(rule: &mut HttpRoute, namespace: &str, mesh: &Mesh) {
+    let routes = rule.route.iter_mut().flatten().filter_map(|route| route.destination.as_mut());
+    let mirrors = rule.mirrors.iter_mut().flatten().filter_map(|mirror| mirror.destination.as_mut());
+    for destination in routes.chain(mirrors).chain(rule.mirror.as_mut()) {
+        destination.host = qualify(&destination.host, namespace, &mesh.domain);
+    }
+}
+
+fn qualified_tls(route: &TlsRoute, namespace: &str, mesh: &Mesh) -> TlsRoute {
+    let mut route = route.clone();
+    for block in route.r#match.iter_mut().flatten() {
+        block.gateways = block.gateways.iter().map(|gateway| gateway_name(gateway, namespace)).collect();
+    }
+    for destination in route.route.iter_mut().flatten().filter_map(|route| route.destination.as_mut()) {
+        destination.host = qualify(&destination.host, namespace, &mesh.domain);
+    }
+    route
+}
+
+fn qualified_tcp(route: &TcpRoute, namespace: &str, mesh: &Mesh) -> TcpRoute {
+    let mut route = route.clone();
+    for block in route.r#match.iter_mut().flatten() {
+        block.gateways = block.gateways.iter().map(|gateway| gateway_name(gateway, namespace)).collect();
+    }
+    for destination in route.route.iter_mut().flatten().filter_map(|route| route.destination.as_mut()) {
+        destination.host = qualify(&destination.host, namespace, &mesh.domain);
+    }
+    route
+}
