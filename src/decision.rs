@@ -26,6 +26,7 @@ pub struct Decision<'a> {
     pub route: Option<&'a Route>,
     /// How long to wait before anything else (an injected delay).
     pub delay: Option<Duration>,
+    picked: Option<&'a Destination>,
     path: Option<NormalPath<'a>>,
     scheme: &'static str,
 }
@@ -62,9 +63,15 @@ pub struct Forwarded<'a> {
     pub destination: &'a Destination,
     /// All that the route says of forwarding; absent for connections.
     pub forward: Option<&'a Forward>,
+    siblings: &'a [Destination],
 }
 
 impl<'a> Forwarded<'a> {
+    /// All the destinations that it was picked from.
+    pub fn siblings(&self) -> &'a [Destination] {
+        self.siblings
+    }
+
     /// One endpoint at random, by weight: the plainest load balancing there is.
     pub fn endpoint(&self, roll: &Roll) -> Option<&'a Endpoint> {
         let weight = |endpoint: &Endpoint| u64::from(endpoint.weight.max(1));
@@ -136,7 +143,7 @@ impl fmt::Display for Refusal<'_> {
 impl<'a> Decision<'a> {
     /// An outcome that no route had a part in.
     pub(crate) fn without_route(outcome: Outcome<'a>) -> Self {
-        Decision { outcome, host: None, route: None, delay: None, path: None, scheme: "http" }
+        Decision { outcome, host: None, route: None, delay: None, picked: None, path: None, scheme: "http" }
     }
 
     /// The outcome for a request that the virtual host `host` claimed and `route`, if any, took.
@@ -152,6 +159,7 @@ impl<'a> Decision<'a> {
             host: Some(host),
             route,
             delay: None,
+            picked: None,
             scheme: question.scheme,
             path: Some(question.path),
         };
@@ -160,14 +168,17 @@ impl<'a> Decision<'a> {
             return decision;
         }
         let Some(route) = route else { return decision };
-        let fault = route.fault.as_ref().map(|fault| fault.roll(roll)).unwrap_or_default();
-        decision.delay = fault.0;
-        decision.outcome = match (fault.1, &route.action) {
+        let (delay, abort) = route.fault.as_ref().map(|fault| fault.roll(roll)).unwrap_or_default();
+        decision.delay = delay;
+        if let Action::Forward(forward) = &route.action {
+            decision.picked = Destination::pick(&forward.destinations, roll.draw(Purpose::Route));
+        }
+        decision.outcome = match (abort, &route.action) {
             (Some(abort), _) => Outcome::Refuse(Refusal::for_abort(abort)),
             (None, Action::Redirect(redirect)) => Outcome::Redirect(redirect.code),
             (None, Action::Direct(answer)) => Outcome::Direct(answer),
             (None, Action::Forward(forward)) => {
-                match chosen(plan, &forward.destinations, Destination::pick(&forward.destinations, roll.draw(Purpose::Route))) {
+                match chosen(plan, &forward.destinations, decision.picked) {
                     Ok(chosen) => Outcome::Forward(Forwarded { forward: Some(forward), ..chosen }),
                     Err(refusal) => Outcome::Refuse(refusal),
                 }
@@ -181,7 +192,7 @@ impl<'a> Decision<'a> {
         let picked = Destination::pick(destinations, roll.draw(Purpose::Route));
         // A connection has no status to be refused with: it goes on to nobody.
         Decision::without_route(match picked.and_then(|picked| Some((plan.clusters.get(picked.cluster as usize)?, picked))) {
-            Some((cluster, destination)) => Outcome::Connect(Forwarded { cluster, destination, forward: None }),
+            Some((cluster, destination)) => Outcome::Connect(Forwarded { cluster, destination, forward: None, siblings: destinations }),
             None => Outcome::Reset,
         })
     }
@@ -224,13 +235,13 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// Carries out the edits of the response's headers, also of one that was made here.
+    /// Carries out the edits of the response's headers: the destination's, then the route's.
+    ///
+    /// They are meant for answers made here as well: redirects, direct responses and, as Envoy has it, refusals.
     pub fn edit_response(&self, headers: &mut (impl EditHeaders + ?Sized)) {
-        let Some(route) = self.route else { return };
-        match &self.outcome {
-            Outcome::Forward(to) => to.destination.response.apply(headers),
-            Outcome::Redirect(_) | Outcome::Direct(_) => {}
-            _ => return,
+        let Some(route) = self.route.filter(|_| !self.must_encrypt()) else { return };
+        if let Some(picked) = self.picked {
+            picked.response.apply(headers);
         }
         route.response.apply(headers);
     }
@@ -303,10 +314,10 @@ fn chosen<'a>(plan: &'a Plan, all: &'a [Destination], picked: Option<&'a Destina
     // INVARIANT: a compiled plan has no forward without destinations and no index without a cluster.
     let destination = picked.or(all.first()).ok_or(Refusal::NO_ROUTE)?;
     let cluster = plan.clusters.get(destination.cluster as usize).ok_or(Refusal::NO_ROUTE)?;
-    if !cluster.exists || cluster.endpoints.is_empty() {
+    if !cluster.takes_traffic() {
         return Err(Refusal::for_cluster(cluster));
     }
-    Ok(Forwarded { cluster, destination, forward: None })
+    Ok(Forwarded { cluster, destination, forward: None, siblings: all })
 }
 
 /// What a rewrite makes of path and query.

@@ -1,2 +1,79 @@
-//! A complete small mesh.
-fn main() {}
+//! A complete small mesh on loopback: discovery, sidecars, a gateway, pods, and a tour of them.
+//!
+//! `cargo run --example mesh` shows it and stops; `cargo run --example mesh -- serve [DIR]` keeps it running. The same
+//! program is each of the parts (`mesh discovery`, `mesh proxy`, ...), every one a process of its own.
+//!
+//! This file is the front door: it knows the commands and nothing of what they do.
+
+mod args;
+mod client;
+mod demo;
+mod discovery;
+mod forward;
+mod gateway;
+mod kubeproxy;
+mod node;
+mod pod;
+mod pool;
+mod proxy;
+mod serve;
+mod session;
+mod status;
+mod wire;
+mod world;
+
+use std::process::ExitCode;
+
+use args::Args;
+
+const HELP: &str = "\
+A complete small mesh on loopback, routed by the crate `meshroute`.
+
+  mesh                 start the scenario nginx-canary, show what it does, and stop
+  mesh serve [DIR]     keep a mesh running on a folder of YAML until Ctrl-C
+                       (without DIR: on the scenario nginx-canary)
+
+With cargo: `cargo run --example mesh`, `cargo run --example mesh -- serve [DIR]`.
+
+The parts, each a process that `serve` starts and watches. They are told where discovery is by a
+line on their standard input, and end when it closes:
+
+  mesh discovery --dir DIR --state FILE
+  mesh pod --namespace NS --name POD --port PORT... --greet NAME
+  mesh proxy --namespace NS --pod POD --label KEY=VALUE...
+  mesh gateway --namespace NS --label KEY=VALUE...
+  mesh kubeproxy
+";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let command = words.next().unwrap_or_default();
+    let outcome = match Args::parse(words) {
+        Ok(args) => run(&command, args).await,
+        Err(error) => Err(error.into()),
+    };
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    eprintln!("mesh: {error}");
+    ExitCode::FAILURE
+}
+
+/// What may go wrong in a part as a whole; a single request never ends one.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+async fn run(command: &str, args: Args) -> Result<(), Failure> {
+    match command {
+        "" => demo::run().await,
+        "serve" => serve::run(args.word(0)).await,
+        "discovery" => discovery::run(&args).await,
+        "pod" => pod::run(&args).await,
+        "proxy" => proxy::run(&args).await,
+        "gateway" => gateway::run(&args).await,
+        "kubeproxy" => kubeproxy::run(&args).await,
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => Err(format!("unknown command `{other}`; `mesh help` names those that there are").into()),
+    }
+}

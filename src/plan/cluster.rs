@@ -46,6 +46,13 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Whether a request for it goes anywhere: it exists, and has an endpoint or needs none.
+    pub fn takes_traffic(&self) -> bool {
+        self.exists && (!self.endpoints.is_empty() || self.policy.load_balancer == LoadBalancer::Passthrough)
+    }
+}
+
 /// One address that serves a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]

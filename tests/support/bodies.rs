@@ -167,7 +167,11 @@ fn outcome(outcome: &Outcome<'_>, roll: &Roll) -> String {
             let endpoint = to.endpoint(roll).map(std::ptr::from_ref);
             let forward = to.forward.map(std::ptr::from_ref);
             let kind = if matches!(outcome, Outcome::Forward(_)) { "forward" } else { "connect" };
-            format!("{kind} {:?} {:?} {forward:?} {endpoint:?}", std::ptr::from_ref(to.cluster), std::ptr::from_ref(to.destination))
+            format!(
+                "{kind} {:?} {:?} {forward:?} {endpoint:?}",
+                std::ptr::from_ref(to.cluster),
+                std::ptr::from_ref(to.destination)
+            )
         }
         Outcome::Redirect(code) => format!("redirect {code}"),
         Outcome::Direct(answer) => format!("direct {:?}", std::ptr::from_ref(*answer)),
@@ -175,4 +179,3 @@ fn outcome(outcome: &Outcome<'_>, roll: &Roll) -> String {
         other => format!("{other:?}"),
     }
 }
-

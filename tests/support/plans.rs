@@ -94,12 +94,38 @@ const DOMAINS: [&str; 14] = [
     "*.b.a.com",
 ];
 const PATHS: [&str; 18] = [
-    "/", "/a", "/a/", "/a/b", "/ab", "/abc", "/A", "/A/b", "/b", "/b/a", "/a.b", "/a//b", "/api/v1", "/api/v1/users",
-    "/api/v2", "/api", "/a%2Fb", "/index.html",
+    "/",
+    "/a",
+    "/a/",
+    "/a/b",
+    "/ab",
+    "/abc",
+    "/A",
+    "/A/b",
+    "/b",
+    "/b/a",
+    "/a.b",
+    "/a//b",
+    "/api/v1",
+    "/api/v1/users",
+    "/api/v2",
+    "/api",
+    "/a%2Fb",
+    "/index.html",
 ];
 const TAILS: [&str; 6] = ["", "b", "/", "/b", "c/d", "/v1/users"];
 const HEADERS: [&str; 12] = [
-    "canary_id", "a", "b", "canary_id", "a", "cookie", "x-forwarded-proto", ":authority", ":method", ":path", ":scheme",
+    "canary_id",
+    "a",
+    "b",
+    "canary_id",
+    "a",
+    "cookie",
+    "x-forwarded-proto",
+    ":authority",
+    ":method",
+    ":path",
+    ":scheme",
     "host",
 ];
 const VALUES: [&str; 9] = ["1", "2", "12", "1a", "", "true", "A", "a=1; b=2", "https"];

@@ -1,0 +1,277 @@
+//! The workloads: rules in plain words, the plan made of them, and requests with their answers.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use meshroute::plan::{
+    Action, Chain, Cluster, Condition, Destination, Endpoint, Forward, HeaderMatch, HttpTable, Listener, PathMatch,
+    Route, Target, Unclaimed, ValueMatch, VirtualHost,
+};
+use meshroute::{HostPattern, Pattern, Plan, Purpose, Roll, Router};
+
+use super::{Answer, Floor, Naive};
+
+/// A workload: one plan, everybody who answers from it, and what they are asked.
+pub struct Workload {
+    /// `W2 N=100`.
+    pub name: String,
+    /// The library.
+    pub router: Router,
+    /// The loop that anyone would write.
+    pub naive: Naive,
+    /// A hash index made for this very workload, where there is one.
+    pub floor: Option<Floor>,
+    /// Taken by the first route.
+    pub first: Ask,
+    /// Taken by the last route that is not the default.
+    pub last: Ask,
+    /// Taken by no route but the default.
+    pub miss: Ask,
+    /// Each taken by a route drawn at random.
+    pub random: Vec<Ask>,
+}
+
+/// A request, as a server would hold it, and what must come out.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The method.
+    pub method: Method,
+    /// The Host header.
+    pub authority: String,
+    /// Path and query.
+    pub path: String,
+    /// The other headers.
+    pub headers: HeaderMap,
+    route: u32,
+    to: Vec<(u32, u32)>,
+}
+
+impl Ask {
+    fn new(host: &Host, at: usize) -> Self {
+        let to = host.rules[at].to.clone();
+        let (method, authority) = (Method::GET, host.domain.clone());
+        let common = [("host", authority.as_str()), ("user-agent", "bench/1.0"), ("accept", "*/*")];
+        let mut headers = HeaderMap::new();
+        for (name, value) in common {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).expect("a plain text"));
+        }
+        Ask { method, authority, path: "/".into(), headers, route: at as u32, to }
+    }
+
+    fn path(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    fn header(mut self, name: &'static str, value: impl AsRef<str>) -> Self {
+        let value = HeaderValue::from_str(value.as_ref()).expect("a plain text");
+        self.headers.insert(HeaderName::from_static(name), value);
+        self
+    }
+
+    /// What must come out with these dice; worked out here, not by the library.
+    pub fn answer(&self, roll: &Roll) -> Answer {
+        let total: u64 = self.to.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let drawn = roll.draw(Purpose::Route) % total;
+        let mut upto = 0;
+        let picked = self.to.iter().find(|(_, weight)| {
+            upto += u64::from(*weight);
+            drawn < upto
+        });
+        Answer { route: self.route, cluster: picked.expect("the draw is below the total").0 }
+    }
+}
+
+/// A virtual host in plain words.
+pub struct Host {
+    pub domain: String,
+    pub rules: Vec<Rule>,
+}
+
+/// A rule in plain words. The default has no condition.
+#[derive(Clone, Default)]
+pub struct Rule {
+    pub path: Path,
+    pub method: Option<Method>,
+    pub headers: Vec<(&'static str, Test)>,
+    /// Cluster and weight.
+    pub to: Vec<(u32, u32)>,
+}
+
+#[derive(Clone, Default)]
+pub enum Path {
+    #[default]
+    Any,
+    Prefix(String),
+    Regex(String),
+}
+
+#[derive(Clone)]
+pub enum Test {
+    Exact(String),
+    Regex(String),
+}
+
+impl Rule {
+    fn to(cluster: usize) -> Self {
+        Rule { to: vec![(cluster as u32, 100)], ..Rule::default() }
+    }
+
+    fn condition(&self) -> Condition {
+        let mut condition = Condition::default();
+        condition.path = match &self.path {
+            Path::Any => PathMatch::Any,
+            Path::Prefix(path) => PathMatch::Prefix { path: path.as_str().into(), ignore_case: false },
+            Path::Regex(pattern) => PathMatch::Regex(Pattern::parse(pattern).expect("a valid pattern")),
+        };
+        condition.method = self.method.as_ref().map(|method| ValueMatch::Exact(method.as_str().into()));
+        condition.headers = self.headers.iter().map(|(name, test)| HeaderMatch::new(name, test.to_match())).collect();
+        condition
+    }
+
+    fn to_route(&self, at: usize) -> Route {
+        let to = self.to.iter().map(|&(cluster, weight)| Destination::new(cluster, weight)).collect();
+        Route::new(format!("r{at}"), self.condition(), Action::Forward(Forward::new(to)))
+    }
+}
+
+impl Test {
+    fn to_match(&self) -> ValueMatch {
+        match self {
+            Test::Exact(text) => ValueMatch::Exact(text.as_str().into()),
+            Test::Regex(pattern) => ValueMatch::Regex(Pattern::parse(pattern).expect("a valid pattern")),
+        }
+    }
+}
+
+fn plan(hosts: &[Host]) -> Plan {
+    let mut plan = Plan::default();
+    let clusters = hosts.iter().flat_map(|host| &host.rules).flat_map(|rule| &rule.to).map(|(cluster, _)| cluster + 1);
+    plan.clusters = (0..clusters.max().unwrap_or(0)).map(cluster).collect();
+    let mut table = HttpTable::new("80", Unclaimed::Passthrough);
+    table.hosts = hosts.iter().map(|host| Arc::new(virtual_host(host))).collect();
+    let mut listener = Listener::new(80, Vec::new());
+    listener.chains.push(Chain::new(Target::Http(Arc::new(table))));
+    plan.listeners.push(listener);
+    plan
+}
+
+fn virtual_host(host: &Host) -> VirtualHost {
+    let domain = HostPattern::parse(&host.domain).expect("a valid host");
+    let mut made = VirtualHost::new(format!("{}:80", host.domain), vec![domain]);
+    made.routes = host.rules.iter().enumerate().map(|(at, rule)| rule.to_route(at)).collect();
+    made
+}
+
+fn cluster(at: u32) -> Arc<Cluster> {
+    let mut cluster = Cluster::missing("service.default.svc.cluster.local", &format!("v{at}"), 80);
+    cluster.exists = true;
+    cluster.endpoints = Arc::new([Endpoint::new("10.0.0.1", 80, "")]);
+    Arc::new(cluster)
+}
+
+/// W1: the canary of the scenario.
+pub fn canary() -> Workload {
+    let id = |value: &str, to| Rule { headers: vec![("canary_id", Test::Exact(value.into()))], ..to };
+    let split = Rule { to: vec![(0, 50), (1, 50)], ..Rule::default() };
+    let rules = vec![id("1", split), id("2", Rule::to(2)), Rule::to(3)];
+    let hosts = [Host { domain: "nginx.default.svc.cluster.local".into(), rules }];
+    let asks = [Ask::new(&hosts[0], 0).header("canary_id", "1"), Ask::new(&hosts[0], 1).header("canary_id", "2")];
+    let floor = Floor::canary(&hosts[0]);
+    workload("W1".into(), &hosts, Some(floor), asks.to_vec(), Ask::new(&hosts[0], 2))
+}
+
+/// W2: routes by exact header.
+pub fn headers(n: usize) -> Workload {
+    let rule = |at| Rule { headers: vec![("x-user", Test::Exact(format!("u{at}")))], ..Rule::to(at) };
+    let hosts = [one_host(n, rule)];
+    let asks = picks(n).map(|at| Ask::new(&hosts[0], at).header("x-user", format!("u{at}"))).collect();
+    let miss = Ask::new(&hosts[0], n).header("x-user", "nobody");
+    let floor = Floor::headers(&hosts[0]);
+    workload(format!("W2 N={n}"), &hosts, Some(floor), asks, miss)
+}
+
+/// W3: routes by path prefix.
+pub fn prefixes(n: usize) -> Workload {
+    let rule = |at| Rule { path: Path::Prefix(format!("/svc{at}/")), ..Rule::to(at) };
+    let hosts = [one_host(n, rule)];
+    let asks = picks(n).map(|at| Ask::new(&hosts[0], at).path(format!("/svc{at}/items/42?page=2"))).collect();
+    let miss = Ask::new(&hosts[0], n).path("/nothing/items/42?page=2");
+    let floor = Floor::prefixes(&hosts[0]);
+    workload(format!("W3 N={n}"), &hosts, Some(floor), asks, miss)
+}
+
+/// W4: mixed routes.
+pub fn mixed(n: usize) -> Workload {
+    let hosts = [one_host(n, mixed_rule)];
+    let asks = picks(n).map(|at| mixed_ask(&hosts[0], at)).collect();
+    let miss = Ask::new(&hosts[0], n).path("/team0/orders/v1").header("x-tenant", "nobody");
+    workload(format!("W4 N={n}"), &hosts, None, asks, miss)
+}
+
+const METHODS: [Method; 3] = [Method::GET, Method::POST, Method::PUT];
+
+fn mixed_rule(at: usize) -> Rule {
+    let (group, member) = (at / 20, at % 20);
+    let path = match at % 40 {
+        7 => Path::Regex(format!("/team{group}/[a-z]+/v{member}")),
+        _ => Path::Prefix(format!("/team{group}/")),
+    };
+    let tenant = match at % 40 {
+        27 => Test::Regex(format!("t{member}(-[a-z]+)?")),
+        _ => Test::Exact(format!("t{member}")),
+    };
+    let mut headers = vec![("x-tenant", tenant)];
+    if member % 2 == 1 {
+        headers.push(("x-tier", Test::Exact("gold".into())));
+    }
+    Rule { path, method: METHODS.get(member % 4).cloned(), headers, ..Rule::to(at) }
+}
+
+fn mixed_ask(host: &Host, at: usize) -> Ask {
+    let (group, member) = (at / 20, at % 20);
+    let tenant = if at % 40 == 27 { format!("t{member}-blue") } else { format!("t{member}") };
+    let ask = Ask::new(host, at).path(format!("/team{group}/orders/v{member}")).header("x-tenant", tenant);
+    let method = METHODS.get(member % 4).cloned().unwrap_or(Method::DELETE);
+    Ask { method, ..ask.header("x-tier", "gold") }
+}
+
+/// W5: many hosts.
+pub fn hosts(n: usize) -> Workload {
+    let hosts: Vec<_> = (0..n).map(three_rules).collect();
+    let pick = |(at, host): (usize, &Host)| match at % 3 {
+        0 => Ask::new(host, 0).header("x-user", "tester"),
+        1 => Ask::new(host, 1).path("/api/items"),
+        _ => Ask::new(host, 2),
+    };
+    let asks = picks(n).map(|at| pick((at, &hosts[at]))).collect();
+    let miss = Ask::new(&hosts[n / 2], 2).path("/nothing");
+    let floor = Floor::hosts(&hosts);
+    workload(format!("W5 H={n}"), &hosts, Some(floor), asks, miss)
+}
+
+fn three_rules(at: usize) -> Host {
+    let by_header = Rule { headers: vec![("x-user", Test::Exact("tester".into()))], ..Rule::to(at) };
+    let by_prefix = Rule { path: Path::Prefix("/api/".into()), ..Rule::to(at) };
+    Host { domain: format!("service{at}.default.svc.cluster.local"), rules: vec![by_header, by_prefix, Rule::to(at)] }
+}
+
+fn one_host(n: usize, rule: impl Fn(usize) -> Rule) -> Host {
+    let rules = (0..n).map(rule).chain([Rule::to(n)]).collect();
+    Host { domain: "service.default.svc.cluster.local".into(), rules }
+}
+
+/// The first, the last, and then some at random; the same ones in each run.
+fn picks(n: usize) -> impl Iterator<Item = usize> {
+    let random = (0..2048u64).map(move |seed| (Roll::seeded(seed).draw(Purpose::Endpoint) % n as u64) as usize);
+    [0, n - 1].into_iter().chain(random)
+}
+
+fn workload(name: String, hosts: &[Host], floor: Option<Floor>, asks: Vec<Ask>, miss: Ask) -> Workload {
+    let router = Router::compile(plan(hosts)).expect("a legal plan");
+    let (first, last) = (asks[0].clone(), asks[1].clone());
+    let random = if asks.len() > 2 { asks[2..].to_vec() } else { asks };
+    let made = Workload { name, router, naive: Naive::new(hosts), floor, first, last, miss, random };
+    made.check();
+    made
+}

@@ -1,0 +1,230 @@
+//! Discovery: reads the folder, watches it, and pushes to each subscriber what concerns it.
+//!
+//! Knows files, sockets and who has which version. What the resources mean is worked out by [`World`] through the
+//! library. A reading with an error in it is refused as a whole, and the last good one stays in force everywhere.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use meshroute::{Reader, Reading, Resources};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::watch;
+
+use crate::args::Args;
+use crate::wire::{self, Hello, MAX_SHORT_LINE, Part, Push, Reply};
+use crate::world::{Subscriber, World};
+use crate::{Failure, session, status};
+
+/// How often the folder is looked at. A change counts once it has stood still for as long.
+const LOOK: Duration = Duration::from_millis(150);
+/// How long a subscriber may take to say hello, or to take a message off the wire.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What all tasks share.
+pub struct Shared {
+    world: Mutex<World>,
+    /// Says that something has changed.
+    changed: watch::Sender<()>,
+}
+
+impl Shared {
+    /// The world, for a moment.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs discovery on `--dir`. `--state` is where it keeps, for its next life, what was applied in which order.
+pub async fn run(args: &Args) -> Result<(), Failure> {
+    let (folder, state) = (PathBuf::from(args.one("dir")?), PathBuf::from(args.one("state")?));
+    let _parent = session::parent();
+    let (api, api_address) = wire::bind(args.port_of("api")).await?;
+    let (page, page_address) = wire::bind(args.port_of("status")).await?;
+    let world = World::new(&folder, remembered(&state));
+    let shared = Arc::new(Shared { world: Mutex::new(world), changed: watch::Sender::new(()) });
+    tokio::spawn(status::serve(page, Arc::clone(&shared)));
+    tokio::spawn(watch_folder(folder, state, Arc::clone(&shared)));
+    tokio::spawn(warm_up(Arc::clone(&shared)));
+    let listening = [("api", api_address), ("status", page_address)];
+    session::report(listening.map(|(name, address)| (name.to_string(), address.port())).into())?;
+    for id in 1.. {
+        match api.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(serve(id, stream, Arc::clone(&shared)))),
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
+    Ok(())
+}
+
+/// The resources of an earlier life, in their order.
+fn remembered(state: &Path) -> Resources {
+    let mut resources = Resources::new();
+    if let Ok(text) = std::fs::read_to_string(state) {
+        resources.apply_text(&text, "as last accepted", Reading::Lenient);
+    }
+    resources
+}
+
+/// Wakes everybody who waits for pods once enough time has gone by.
+async fn warm_up(shared: Arc<Shared>) {
+    while !shared.world().is_warm() {
+        tokio::time::sleep(LOOK).await;
+    }
+    shared.changed.send_replace(());
+}
+
+async fn watch_folder(folder: PathBuf, state: PathBuf, shared: Arc<Shared>) {
+    let (mut read, mut before) = (None, None);
+    loop {
+        let now = fingerprint(&folder);
+        let still = read.is_none() || before == Some(now);
+        if still && read != Some(now) {
+            let mut reader = Reader::new(Reading::Lenient);
+            reader.path(&folder);
+            // What was changed while it was read is read again.
+            if fingerprint(&folder) == now {
+                read = Some(now);
+                take(reader, &state, &shared);
+            }
+        }
+        before = Some(now);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn take(reader: Reader, state: &Path, shared: &Shared) {
+    let accepted = shared.world().accept(reader);
+    if accepted && let Err(error) = remember(state, &shared.world().journal()) {
+        eprintln!("discovery: the order of application cannot be kept: {error}");
+    }
+    shared.changed.send_replace(());
+}
+
+/// Written beside and moved into place, so that an end in between leaves the old one whole.
+fn remember(state: &Path, journal: &str) -> std::io::Result<()> {
+    let beside = state.with_extension("new");
+    std::fs::write(&beside, journal)?;
+    std::fs::rename(beside, state)
+}
+
+/// Stands for names and contents of everything below a folder.
+fn fingerprint(folder: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hash_below(folder, &mut hasher, 16);
+    hasher.finish()
+}
+
+fn hash_below(path: &Path, hasher: &mut DefaultHasher, depth: u8) {
+    path.hash(hasher);
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return std::fs::read(path).ok().hash(hasher);
+    };
+    let mut entries: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    entries.sort();
+    for entry in entries.iter().filter(|_| depth > 0) {
+        hash_below(entry, hasher, depth - 1);
+    }
+}
+
+/// One subscriber, from its hello to the end of its connection.
+async fn serve(id: u64, stream: TcpStream, shared: Arc<Shared>) {
+    let (read, write) = stream.into_split();
+    // The first line is a hello and the others are replies: each is looked at when its turn comes.
+    let mut lines = wire::messages::<Value, _>(read, MAX_SHORT_LINE);
+    let Ok(Some(first)) = tokio::time::timeout(PATIENCE, lines.recv()).await else { return };
+    let Ok(hello) = serde_json::from_value::<Hello>(first) else { return };
+    let part = hello.part.clone();
+    enter(id, hello, &shared);
+    let _ = tokio::select! {
+        ended = push(id, &part, write, &shared) => ended,
+        () = hear(id, &mut lines, &shared) => Ok(()),
+    };
+    leave(id, &part, &shared);
+}
+
+fn enter(id: u64, hello: Hello, shared: &Shared) {
+    let is_pod = matches!(hello.part, Part::Pod { .. });
+    let (part, pid) = (hello.part, hello.pid);
+    let mut world = shared.world();
+    let subscriber = Subscriber { part, pid, seen: 0, sent: (0, 0), acked: 0, nack: None, findings: Vec::new() };
+    world.subscribers.insert(id, subscriber);
+    if is_pod {
+        world.rebuild();
+        drop(world);
+        shared.changed.send_replace(());
+    }
+}
+
+fn leave(id: u64, part: &Part, shared: &Shared) {
+    let mut world = shared.world();
+    world.subscribers.remove(&id);
+    if matches!(part, Part::Pod { .. }) {
+        world.rebuild();
+        drop(world);
+        shared.changed.send_replace(());
+    }
+}
+
+/// Sends a snapshot whenever it differs from the one before.
+async fn push(id: u64, part: &Part, mut write: OwnedWriteHalf, shared: &Shared) -> std::io::Result<()> {
+    let mut changed = shared.changed.subscribe();
+    let (mut last, mut nonce) = (None, 0);
+    loop {
+        changed.borrow_and_update();
+        if let Some((version, body)) = next(id, part, &last, nonce + 1, shared) {
+            nonce += 1;
+            last = Some(body.clone());
+            let push = Push { version, nonce, body };
+            tokio::time::timeout(PATIENCE, wire::send(&mut write, &push)).await??;
+        }
+        if changed.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// The snapshot to send now, noted as sent; `None`: there is nothing new.
+fn next(id: u64, part: &Part, last: &Option<Value>, nonce: u64, shared: &Shared) -> Option<(u64, Value)> {
+    let mut world = shared.world();
+    let version = world.version;
+    let (body, findings) = world.body(part)?;
+    let subscriber = world.subscribers.get_mut(&id)?;
+    subscriber.seen = version;
+    subscriber.findings = findings;
+    if last.as_ref() == Some(&body) {
+        return None;
+    }
+    subscriber.sent = (version, nonce);
+    Some((version, body))
+}
+
+/// Takes note of what the subscriber says of its snapshots. An answer to an older one says nothing of the newest.
+async fn hear(id: u64, lines: &mut tokio::sync::mpsc::Receiver<Value>, shared: &Shared) {
+    while let Some(line) = lines.recv().await {
+        let Ok(reply) = serde_json::from_value::<Reply>(line) else { return };
+        let mut world = shared.world();
+        let Some(subscriber) = world.subscribers.get_mut(&id) else { return };
+        if reply.nonce != subscriber.sent.1 {
+            continue;
+        }
+        if reply.error.is_none() {
+            subscriber.acked = subscriber.sent.0;
+        }
+        subscriber.nack = reply.error;
+    }
+}
+
+/// Findings, each once, in order of file and line.
+pub fn once(findings: impl IntoIterator<Item = meshroute::Diagnostic>) -> Vec<meshroute::Diagnostic> {
+    let place = |finding: &meshroute::Diagnostic| match &finding.place {
+        Some(place) => (place.file.to_string(), place.line),
+        None => (String::new(), 0),
+    };
+    let by_text = findings.into_iter().map(|finding| ((place(&finding), finding.to_string()), finding));
+    by_text.collect::<BTreeMap<_, _>>().into_values().collect()
+}

@@ -1,0 +1,61 @@
+//! The ingress: one port on loopback for each port that Gateway resources ask it to serve.
+//!
+//! Knows which ports its plan has. What is done with a request stands in [`forward`](crate::forward).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::args::Args;
+use crate::forward::{self, Config, Door, Station};
+use crate::pool::Pool;
+use crate::wire::{self, Part, Routes};
+use crate::{Failure, session};
+
+/// Runs the gateway in `--namespace`, whose labels are the `--label`s.
+pub async fn run(args: &Args) -> Result<(), Failure> {
+    let (namespace, labels) = (args.one("namespace")?.to_string(), args.pairs("label")?);
+    let discovery = session::parent();
+    let (sender, config) = watch::channel(None);
+    let station = Arc::new(Station { config: config.clone(), name: "gateway".into(), pool: Arc::new(Pool::default()) });
+    let subscription = session::subscribe(Part::Gateway { namespace, labels }, discovery, move |_, routes: Routes| {
+        sender.send_replace(Some(Arc::new(Config::check(routes)?)));
+        Ok(())
+    });
+    tokio::spawn(subscription);
+    follow(config, &station, args).await
+}
+
+/// Opens and closes ports as snapshots come.
+async fn follow(
+    mut config: watch::Receiver<Option<Arc<Config>>>,
+    station: &Arc<Station>,
+    args: &Args,
+) -> Result<(), Failure> {
+    let mut open: BTreeMap<u16, (u16, JoinHandle<()>)> = BTreeMap::new();
+    while config.changed().await.is_ok() {
+        let wanted = ports(config.borrow_and_update().as_deref());
+        open.retain(|port, (_, task)| {
+            let kept = wanted.contains(port);
+            if !kept {
+                task.abort();
+            }
+            kept
+        });
+        for port in wanted {
+            if !open.contains_key(&port) {
+                let (listener, address) = wire::bind(args.port_of(&port.to_string())).await?;
+                let serving = forward::serve(listener, Arc::clone(station), Door::Gateway(port));
+                open.insert(port, (address.port(), tokio::spawn(serving)));
+            }
+        }
+        session::report(open.iter().map(|(port, (real, _))| (port.to_string(), *real)).collect())?;
+    }
+    Ok(())
+}
+
+fn ports(config: Option<&Config>) -> BTreeSet<u16> {
+    config.iter().flat_map(|config| &config.router.plan().listeners).map(|listener| listener.port).collect()
+}

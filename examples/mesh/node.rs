@@ -1,0 +1,299 @@
+//! The parent: starts every part as a process of its own, watches it, and starts it again when it ends.
+//!
+//! Knows processes and the ports that they report. Knows nothing of requests. A part never outlives the parent: its
+//! standard input closes when the parent ends, also when that is killed.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::client;
+use crate::session::subscribe;
+use crate::status::Status;
+use crate::wire::{self, MAX_SHORT_LINE, Part, PodSpec, Report, Whereabouts};
+use crate::Failure;
+
+/// The pause before a part is started again, at first and at most. One that lived for the longest pause begins anew.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+
+/// A part as its parent sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Alive {
+    /// Its process; `None` while it is down.
+    pub pid: Option<u32>,
+    /// What it listens on.
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// All parts by name: `discovery`, `gateway`, `kubeproxy`, `pod default/a`, `proxy default/a`.
+pub type Parts = BTreeMap<String, Alive>;
+
+/// What the watchers of all parts share.
+pub struct Node {
+    program: PathBuf,
+    log: File,
+    parts: watch::Sender<Parts>,
+    discovery: watch::Sender<Option<SocketAddr>>,
+    events: mpsc::UnboundedSender<String>,
+}
+
+/// A mesh that runs. It ends with this value.
+pub struct Running {
+    /// What is alive, as it changes.
+    pub parts: watch::Receiver<Parts>,
+    /// What happened to parts, in words.
+    pub events: mpsc::UnboundedReceiver<String>,
+    /// Where it keeps its log.
+    pub room: Room,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    /// Starts a mesh on a folder. Its own files go to `room`.
+    pub fn start(folder: &Path, room: Room) -> Result<Self, Failure> {
+        let (events, heard) = mpsc::unbounded_channel();
+        let log = OpenOptions::new().create(true).append(true).open(room.path("access.log"))?;
+        let (program, parts) = (std::env::current_exe()?, watch::Sender::default());
+        let node = Arc::new(Node { program, log, parts, discovery: watch::Sender::new(None), events });
+        let parts = node.parts.subscribe();
+        let mut tasks = JoinSet::new();
+        let state = room.path("applied.yaml").display().to_string();
+        let discovery = ["discovery", "--dir", &folder.display().to_string(), "--state", &state].map(String::from);
+        let gateway = ["gateway", "--namespace", "istio-system", "--label", "istio=ingressgateway"].map(String::from);
+        tasks.spawn(keep(Arc::clone(&node), "discovery".into(), discovery.into()));
+        tasks.spawn(keep(Arc::clone(&node), "gateway".into(), gateway.into()));
+        tasks.spawn(keep(Arc::clone(&node), "kubeproxy".into(), vec!["kubeproxy".into()]));
+        let (wanted, list) = watch::channel(Vec::new());
+        tasks.spawn(subscribe(Part::Node, node.discovery.subscribe(), move |_, pods: Vec<PodSpec>| {
+            wanted.send_replace(pods);
+            Ok(())
+        }));
+        tasks.spawn(tend(node, list));
+        Ok(Running { parts, events: heard, room, tasks })
+    }
+
+    /// Waits until a part listens, and says where.
+    pub async fn socket(&mut self, part: &str, listener: &str) -> Result<SocketAddr, Failure> {
+        let find = |parts: &Parts| parts.get(part).and_then(|alive| alive.ports.get(listener)).copied();
+        let waiting = self.parts.wait_for(|parts| find(parts).is_some());
+        let found = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+        let port = found.map_err(|_| format!("{part} does not listen"))?.ok().and_then(|parts| find(&parts));
+        Ok(loopback(port.ok_or("the mesh has ended")?))
+    }
+
+    /// What discovery says of everything.
+    pub async fn status(&mut self) -> Result<Status, Failure> {
+        let page = self.socket("discovery", "status").await?;
+        Ok(serde_json::from_str(&client::get(page, "/status.json", &[]).await?.body)?)
+    }
+
+    /// Waits until the folder was read more than `readings` times and everybody has what follows from it.
+    pub async fn settled(&mut self, readings: u64, patience: Duration) -> Result<Status, Failure> {
+        let started = Instant::now();
+        loop {
+            let status = self.status().await;
+            match status {
+                Ok(status) if status.settled && status.readings > readings && self.is_reachable(&status) => return Ok(status),
+                Ok(_) if started.elapsed() > patience => return Err("the mesh does not come to rest".into()),
+                Err(error) if started.elapsed() > patience => return Err(error),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// Whether every pod has a sidecar that listens and is subscribed, and the other parts are there too.
+    fn is_reachable(&self, status: &Status) -> bool {
+        let parts = self.parts.borrow();
+        let subscribed = |part: &str| status.subscribers.iter().any(|subscriber| subscriber.part == part);
+        let up = |part: String| parts.get(&part).is_some_and(|alive| !alive.ports.is_empty());
+        let pod = |name: &str| up(format!("proxy {name}")) && subscribed(&format!("sidecar {name}"));
+        status.pods.iter().all(|one| pod(&one.name))
+            && subscribed("kube-proxy")
+            && subscribed("gateway istio-system")
+            && (status.services.is_empty() || up("kubeproxy".into()))
+    }
+
+    /// Ends every part.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// An address on loopback.
+pub fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Runs a pod and its sidecar for each on the list, and ends those that are no longer on it.
+async fn tend(node: Arc<Node>, mut list: watch::Receiver<Vec<PodSpec>>) {
+    let mut kept: BTreeMap<String, (PodSpec, Pair)> = BTreeMap::new();
+    while list.changed().await.is_ok() {
+        let wanted = list.borrow_and_update().clone();
+        kept.retain(|name, (pod, _)| {
+            let stays = wanted.contains(pod);
+            if !stays {
+                node.forget(name);
+            }
+            stays
+        });
+        for pod in wanted {
+            let name = format!("{}/{}", pod.namespace, pod.name);
+            if !kept.contains_key(&name) {
+                let own = tokio::spawn(keep(Arc::clone(&node), format!("pod {name}"), pod_args(&pod)));
+                let proxy = tokio::spawn(keep(Arc::clone(&node), format!("proxy {name}"), proxy_args(&pod)));
+                kept.insert(name, (pod, Pair([own, proxy])));
+            }
+        }
+    }
+}
+
+/// The watchers of a pod and its sidecar. They end with it, and their processes with them.
+struct Pair([JoinHandle<()>; 2]);
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+fn pod_args(pod: &PodSpec) -> Vec<String> {
+    let mut args = ["pod", "--namespace", &pod.namespace, "--name", &pod.name, "--greet", &pod.greet].map(String::from).to_vec();
+    args.extend(pod.ports.iter().flat_map(|port| ["--port".to_string(), port.to_string()]));
+    args
+}
+
+fn proxy_args(pod: &PodSpec) -> Vec<String> {
+    let mut args = ["proxy", "--namespace", &pod.namespace, "--pod", &pod.name].map(String::from).to_vec();
+    args.extend(pod.labels.iter().flat_map(|(key, value)| ["--label".to_string(), format!("{key}={value}")]));
+    args
+}
+
+/// Keeps a part alive for ever.
+async fn keep(node: Arc<Node>, name: String, args: Vec<String>) {
+    let mut pause = PAUSES.0;
+    loop {
+        let born = Instant::now();
+        let ended = match live(&node, &name, &args).await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        node.down(&name, &ended);
+        if born.elapsed() > PAUSES.1 {
+            pause = PAUSES.0;
+        }
+        tokio::time::sleep(pause).await;
+        pause = PAUSES.1.min(pause * 2);
+    }
+}
+
+/// One life of a part.
+async fn live(node: &Node, name: &str, args: &[String]) -> std::io::Result<ExitStatus> {
+    let mut child = node.spawn(name, args)?;
+    let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let (Some(input), Some(stdout)) = (&mut stdin, stdout) else { return child.wait().await };
+    let mut reports = wire::messages::<Report, _>(stdout, MAX_SHORT_LINE);
+    let mut discovery = node.discovery.subscribe();
+    let whereabouts = *discovery.borrow_and_update();
+    tell(input, whereabouts).await?;
+    loop {
+        tokio::select! {
+            ended = child.wait() => return ended,
+            Some(report) = reports.recv() => node.up(name, child.id(), report.listening),
+            Ok(()) = discovery.changed() => {
+                let whereabouts = *discovery.borrow_and_update();
+                // A part that has just ended is found out above.
+                let _ = tell(input, whereabouts).await;
+            }
+        }
+    }
+}
+
+async fn tell(child: &mut ChildStdin, whereabouts: Option<SocketAddr>) -> std::io::Result<()> {
+    match whereabouts {
+        Some(discovery) => wire::send(child, &Whereabouts { discovery }).await,
+        None => Ok(()),
+    }
+}
+
+impl Node {
+    /// Starts a part's process. It is given the ports that it had before, so that what people wrote down stays true.
+    fn spawn(&self, name: &str, args: &[String]) -> std::io::Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.args(args).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(self.log.try_clone()?);
+        if let Some(before) = self.parts.borrow().get(name) {
+            for (listener, port) in &before.ports {
+                command.args(["--listen", &format!("{listener}={port}")]);
+            }
+        }
+        // A group of its own, so that Ctrl-C in the terminal reaches the parent alone, which then ends the others.
+        #[cfg(unix)]
+        command.process_group(0);
+        command.spawn()
+    }
+
+    fn up(&self, name: &str, pid: Option<u32>, ports: BTreeMap<String, u16>) {
+        if let ("discovery", Some(port)) = (name, ports.get("api")) {
+            self.discovery.send_replace(Some(loopback(*port)));
+        }
+        let again = self.parts.borrow().get(name).is_some_and(|before| before.pid.is_none());
+        if again {
+            self.note(format!("{name} runs again, pid {}", pid.unwrap_or_default()));
+        }
+        self.parts.send_modify(|parts| drop(parts.insert(name.to_string(), Alive { pid, ports })));
+    }
+
+    fn down(&self, name: &str, ended: &str) {
+        self.note(format!("{name} has ended ({ended})"));
+        self.parts.send_modify(|parts| {
+            if let Some(part) = parts.get_mut(name) {
+                part.pid = None;
+            }
+        });
+    }
+
+    fn forget(&self, pod: &str) {
+        self.note(format!("pod {pod} is gone"));
+        self.parts.send_modify(|parts| {
+            parts.remove(&format!("pod {pod}"));
+            parts.remove(&format!("proxy {pod}"));
+        });
+    }
+
+    fn note(&self, event: String) {
+        // Nobody has to listen.
+        let _ = self.events.send(event);
+    }
+}
+
+/// A folder for one run's own files, gone with this value.
+pub struct Room(PathBuf);
+
+impl Room {
+    /// A new one among the system's temporary files.
+    pub fn new() -> std::io::Result<Self> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let path = std::env::temp_dir().join(format!("meshroute-{}-{}", std::process::id(), now.subsec_nanos()));
+        std::fs::create_dir(&path)?;
+        Ok(Room(path))
+    }
+
+    /// A file in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

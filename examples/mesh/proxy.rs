@@ -1,0 +1,32 @@
+//! The sidecar of a pod: takes the pod's outgoing requests as an `http_proxy`.
+//!
+//! Knows who it is and keeps the last snapshot that was good, also while discovery is away. What is done with a
+//! request stands in [`forward`](crate::forward).
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::args::Args;
+use crate::forward::{self, Config, Door, Station};
+use crate::pool::Pool;
+use crate::wire::{self, Part, Routes};
+use crate::{Failure, session};
+
+/// Runs the sidecar of `--pod` in `--namespace`, whose labels are the `--label`s.
+pub async fn run(args: &Args) -> Result<(), Failure> {
+    let (namespace, pod) = (args.one("namespace")?.to_string(), args.one("pod")?.to_string());
+    let labels = args.pairs("label")?;
+    let discovery = session::parent();
+    let (listener, address) = wire::bind(args.port_of("http_proxy")).await?;
+    let (sender, config) = watch::channel(None);
+    let station = Station { config, name: pod.clone(), pool: Arc::new(Pool::default()) };
+    tokio::spawn(forward::serve(listener, Arc::new(station), Door::Proxy(address)));
+    session::report([("http_proxy".to_string(), address.port())].into())?;
+    session::subscribe(Part::Sidecar { namespace, pod, labels }, discovery, |_, routes: Routes| {
+        sender.send_replace(Some(Arc::new(Config::check(routes)?)));
+        Ok(())
+    })
+    .await;
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! `mesh serve`: keeps a mesh running on a folder, and says how to reach each part with plain `curl`.
+//!
+//! Knows what to print and when to stop.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::Failure;
+use crate::node::{Parts, Room, Running};
+use crate::status::Status;
+
+/// The owner's scenario.
+pub fn scenario() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/mesh/config/nginx-canary")
+}
+
+/// Runs until Ctrl-C or SIGTERM.
+pub async fn run(folder: Option<&str>) -> Result<(), Failure> {
+    let folder = folder.map_or_else(scenario, PathBuf::from);
+    let folder = folder.canonicalize().map_err(|error| format!("`{}`: {error}", folder.display()))?;
+    let mut mesh = Running::start(&folder, Room::new()?)?;
+    let outcome = tokio::select! {
+        served = attend(&mut mesh, &folder) => served,
+        stopped = stop_asked() => stopped.map_err(Failure::from),
+    };
+    mesh.stop().await;
+    say("stopped; nothing is left running");
+    outcome
+}
+
+async fn attend(mesh: &mut Running, folder: &Path) -> Result<(), Failure> {
+    let status = match mesh.settled(0, Duration::from_secs(15)).await {
+        Ok(status) => status,
+        // What runs can be used; what does not is on the page.
+        Err(_) => mesh.status().await?,
+    };
+    let listing = listing(&status, &mesh.parts.borrow(), folder, mesh);
+    say(listing.trim_end());
+    while mesh.events.try_recv().is_ok() {}
+    let mut known = mesh.parts.borrow().clone();
+    loop {
+        tokio::select! {
+            Some(event) = mesh.events.recv() => say(&format!("  {event}")),
+            changed = mesh.parts.changed() => changed?,
+        }
+        let parts = mesh.parts.borrow_and_update().clone();
+        for line in news(&known, &parts) {
+            say(&format!("  {line}"));
+        }
+        known = parts;
+    }
+}
+
+/// How to reach what was not there before, or was elsewhere.
+fn news(known: &Parts, parts: &Parts) -> Vec<String> {
+    let fresh = |name: &&String| known.get(*name).map(|part| &part.ports) != parts.get(*name).map(|part| &part.ports);
+    parts.keys().filter(fresh).flat_map(|name| reach(name, parts)).collect()
+}
+
+/// The lines that say how to reach a part.
+fn reach(name: &str, parts: &Parts) -> Vec<String> {
+    let Some(part) = parts.get(name) else { return Vec::new() };
+    let line = |(listener, port): (&String, &u16)| match name.split_once(' ').unwrap_or((name, "")) {
+        ("proxy", pod) => format!("{pod:<58} http_proxy=127.0.0.1:{port}"),
+        ("pod", pod) => format!("{pod:<58} curl -s 127.0.0.1:{port}"),
+        ("gateway", _) => format!("{:<58} curl -s -H 'Host: ...' 127.0.0.1:{port}", format!("port {listener}")),
+        ("kubeproxy", _) => format!("{listener:<58} curl -s 127.0.0.1:{port}"),
+        _ => format!("{listener:<58} 127.0.0.1:{port}"),
+    };
+    part.ports.iter().map(line).collect()
+}
+
+fn listing(status: &Status, parts: &Parts, folder: &Path, mesh: &Running) -> String {
+    let mut text = format!("A mesh on {}\n", folder.display());
+    let _ = writeln!(text, "{} parts run, each a process of its own. Ctrl-C stops them all.\n", parts.len());
+    if let Some(command) = first_command(status, parts) {
+        let _ = writeln!(text, "  {command}\n");
+    }
+    let all = |kind: &str| {
+        let of_kind = |name: &&String| name.split(' ').next() == Some(kind);
+        parts.keys().filter(of_kind).flat_map(|name| reach(name, parts)).collect::<Vec<_>>()
+    };
+    section(&mut text, "Sidecars, one for each pod (before any curl: http_proxy=... curl -s SERVICE:PORT)", &all("proxy"));
+    section(&mut text, "Gateway, for callers from outside (needs a Gateway and a VirtualService for it)", &all("gateway"));
+    section(&mut text, "Services as the cluster balances them, without any rule", &all("kubeproxy"));
+    section(&mut text, "Pods", &all("pod"));
+    let page = parts.get("discovery").and_then(|part| part.ports.get("status"));
+    let page = page.map(|port| format!("{:<58} curl -s 127.0.0.1:{port}", "who has which version, and what was found"));
+    section(&mut text, "Discovery", &Vec::from_iter(page));
+    section(&mut text, "Access log", &[format!("tail -f {}", mesh.room.path("access.log").display())]);
+    if !status.refused.is_empty() {
+        text.push_str("The folder as it stands is refused:\n");
+        text.extend(status.refused.iter().map(|finding| format!("{finding}\n")));
+    }
+    text.push_str("Edit the folder's files: a change is in force everywhere within a second.\n");
+    text
+}
+
+fn section(text: &mut String, title: &str, lines: &[String]) {
+    let _ = writeln!(text, "{title}");
+    if lines.is_empty() {
+        text.push_str("  none yet\n");
+    }
+    for line in lines {
+        let _ = writeln!(text, "  {line}");
+    }
+    text.push('\n');
+}
+
+/// The owner's command through the sidecar of the master, or of whatever pod there is.
+fn first_command(status: &Status, parts: &Parts) -> Option<String> {
+    let mut proxies = parts.iter().filter(|(name, _)| name.starts_with("proxy "));
+    let master = proxies.clone().find(|(name, _)| name.contains("master")).or_else(|| proxies.next())?;
+    let port = master.1.ports.get("http_proxy")?;
+    let service = status.services.first()?;
+    let (namespace, service) = service.split_once('/')?;
+    let short = if namespace == "default" { service.to_string() } else { service.replacen(':', &format!(".{namespace}:"), 1) };
+    Some(format!("http_proxy=127.0.0.1:{port} curl -s {short} -H \"canary_id: 1\""))
+}
+
+/// Prints a line. Where nobody reads it, nothing is lost.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+#[cfg(unix)]
+async fn stop_asked() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        asked = tokio::signal::ctrl_c() => asked,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+async fn stop_asked() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}

@@ -1,0 +1,188 @@
+//! What the parts say to each other: one JSON message a line, each line bounded.
+//!
+//! Knows the messages and how a line is read and written. Knows nothing of what they are for, and believes nothing
+//! that it reads: who uses a message checks it again.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use meshroute::Plan;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+/// The longest line that is read: a snapshot.
+pub const MAX_LINE: u64 = 64 << 20;
+/// The longest line that discovery reads, and a parent from its children.
+pub const MAX_SHORT_LINE: u64 = 64 << 10;
+
+/// The first message on a connection to discovery: who subscribes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// The subscriber's process.
+    pub pid: u32,
+    /// What it is.
+    pub part: Part,
+}
+
+impl Hello {
+    /// The greeting of this process.
+    pub fn of(part: Part) -> Self {
+        Hello { pid: std::process::id(), part }
+    }
+}
+
+/// What a subscriber is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Runs pods; gets the list of [`PodSpec`]s.
+    Node,
+    /// A pod that runs: ready as long as it is connected. Gets nothing.
+    Pod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Where each of its ports really is.
+        sockets: BTreeMap<u16, SocketAddr>,
+    },
+    /// A pod's proxy; gets [`Routes`].
+    Sidecar {
+        /// Its pod's namespace.
+        namespace: String,
+        /// Its pod's name.
+        pod: String,
+        /// Its pod's labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// An ingress; gets [`Routes`].
+    Gateway {
+        /// Its namespace.
+        namespace: String,
+        /// Its labels.
+        labels: BTreeMap<String, String>,
+    },
+    /// Serves Services to callers outside the mesh; gets [`Services`].
+    KubeProxy,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Part::Node => f.write_str("node"),
+            Part::Pod { namespace, name, .. } => write!(f, "pod {namespace}/{name}"),
+            Part::Sidecar { namespace, pod, .. } => write!(f, "sidecar {namespace}/{pod}"),
+            Part::Gateway { namespace, .. } => write!(f, "gateway {namespace}"),
+            Part::KubeProxy => f.write_str("kube-proxy"),
+        }
+    }
+}
+
+/// A snapshot, from discovery.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Push {
+    /// Grows with every change of the world.
+    pub version: u64,
+    /// Names this message on this connection.
+    pub nonce: u64,
+    /// All that the subscriber needs. Not yet of any type, so that one of a wrong shape can still be refused by name.
+    pub body: serde_json::Value,
+}
+
+/// The subscriber's answer to a [`Push`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// The push that is answered.
+    pub nonce: u64,
+    /// Why it was refused (NACK); `None`: it is in force (ACK).
+    pub error: Option<String>,
+}
+
+/// What a sidecar or gateway gets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Routes {
+    /// What holds for it.
+    pub plan: Plan,
+    /// Where a pod's address really is: `10.244.3.7:80` to `127.0.0.1:41234`. Pods' addresses are made up here.
+    pub underlay: BTreeMap<SocketAddr, SocketAddr>,
+    /// File and line of each rule, by `<resource>, <field>`.
+    pub places: BTreeMap<String, String>,
+}
+
+/// What the kube-proxy gets: the ready pods' sockets for each `namespace/service:port`.
+pub type Services = BTreeMap<String, Vec<SocketAddr>>;
+
+/// What a node gets for each pod that it is to run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PodSpec {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The ports that it listens on.
+    pub ports: Vec<u16>,
+    /// Whom its page welcomes to: its own name, or `nginx`.
+    pub greet: String,
+}
+
+/// From a parent to each of its parts, on standard input: where discovery is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Whereabouts {
+    /// Discovery's socket.
+    pub discovery: SocketAddr,
+}
+
+/// From a part to its parent, on standard output: what it listens on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Ports on 127.0.0.1 by what they are for.
+    pub listening: BTreeMap<String, u16>,
+}
+
+/// A listener on loopback: on this port if it is free (0: any), else on any.
+pub async fn bind(port: u16) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let listener = match TcpListener::bind(("127.0.0.1", port)).await {
+        Ok(listener) => listener,
+        Err(_) => TcpListener::bind(("127.0.0.1", 0)).await?,
+    };
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// The messages of a stream, one a line, until it ends or one is no such message or too long.
+pub fn messages<T, R>(stream: R, limit: u64) -> mpsc::Receiver<T>
+where
+    T: DeserializeOwned + Send + 'static,
+    R: AsyncRead + Unpin + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let mut reader = BufReader::new(stream);
+        while let Some(line) = line(&mut reader, limit).await {
+            let Ok(message) = serde_json::from_slice(&line) else { return };
+            if sender.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+async fn line<R: AsyncRead + Unpin>(reader: &mut BufReader<R>, limit: u64) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    reader.take(limit).read_until(b'\n', &mut line).await.ok()?;
+    line.ends_with(b"\n").then_some(line)
+}
+
+/// Writes a message as one line.
+pub async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    stream.flush().await
+}

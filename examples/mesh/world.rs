@@ -1,0 +1,337 @@
+//! What discovery knows: the operators' resources as last accepted, the pods that run, and who subscribes.
+//!
+//! Pure data: it opens no socket and reads no file. What a cluster adds to the operators' words is added here to a
+//! copy: addresses of Services, and pods with a status. A pod is ready while its process is connected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{MAIN_SEPARATOR, Path};
+use std::time::{Duration, Instant};
+
+use meshroute::model::pod::PodCondition;
+use meshroute::model::service::ServicePort;
+use meshroute::model::{IntOrString, Object, Pod, PodSpec as Template, Service, Untyped};
+use meshroute::plan::{Origin, Target};
+use meshroute::{Diagnostic, Mesh, Plan, Reader, ResourceRef, Resources, Viewpoint, kubernetes};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::wire::{Part, PodSpec, Routes, Services};
+
+/// How long pods that do not run yet are waited for after the start, before anybody gets a snapshot without them.
+const WARM_UP: Duration = Duration::from_secs(3);
+
+/// Everything that discovery knows.
+pub struct World {
+    /// Grows with every change.
+    pub version: u64,
+    /// How often the folder was read, whatever came of it.
+    pub readings: u64,
+    /// What was found in the folder as it was last accepted.
+    pub findings: Vec<Diagnostic>,
+    /// What was found in it since, if that was refused.
+    pub refused: Option<Vec<Diagnostic>>,
+    /// Who is connected.
+    pub subscribers: BTreeMap<u64, Subscriber>,
+    /// What the name of every file begins with; messages leave it out.
+    folder: String,
+    resources: Resources,
+    /// The same with what a cluster adds.
+    cluster: Resources,
+    pods: Vec<Pod>,
+    started: Instant,
+}
+
+/// Somebody who is connected.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// Who.
+    pub part: Part,
+    /// The process.
+    pub pid: u32,
+    /// The version of the world that its last snapshot was worked out for, whether it differed or not.
+    pub seen: u64,
+    /// The version and nonce of the last snapshot that was sent.
+    pub sent: (u64, u64),
+    /// The last version that it said it put in force.
+    pub acked: u64,
+    /// Why it refused the last one.
+    pub nack: Option<String>,
+    /// What came up when its plan was worked out.
+    pub findings: Vec<Diagnostic>,
+}
+
+impl Subscriber {
+    /// Whether it has what it should have.
+    fn settled(&self, version: u64) -> bool {
+        if matches!(self.part, Part::Pod { .. }) {
+            return true;
+        }
+        self.seen == version && (self.acked == self.sent.0 || self.nack.is_some())
+    }
+}
+
+impl World {
+    /// A world in which nobody has written anything; `resources` are those of an earlier life.
+    pub fn new(folder: &Path, resources: Resources) -> Self {
+        let mut world = World {
+            version: 0,
+            readings: 0,
+            findings: Vec::new(),
+            refused: None,
+            subscribers: BTreeMap::new(),
+            folder: format!("{}{MAIN_SEPARATOR}", folder.display()),
+            resources,
+            cluster: Resources::new(),
+            pods: Vec::new(),
+            started: Instant::now(),
+        };
+        world.rebuild();
+        world
+    }
+
+    /// Takes what was read in place of what was there, unless something in it is refused: then nothing changes.
+    pub fn accept(&mut self, reader: Reader) -> bool {
+        self.readings += 1;
+        if reader.failed() {
+            self.refused = Some(reader.findings().iter().map(|finding| self.shortened(finding.clone())).collect());
+            self.version += 1;
+            return false;
+        }
+        self.refused = None;
+        let findings = self.resources.replace(reader);
+        self.findings = findings.into_iter().map(|finding| self.shortened(finding)).collect();
+        self.rebuild();
+        true
+    }
+
+    /// With the file named as seen from the folder.
+    fn shortened(&self, mut finding: Diagnostic) -> Diagnostic {
+        if let Some(place) = &mut finding.place {
+            place.file = self.short(&place.file).into();
+        }
+        finding
+    }
+
+    fn short<'a>(&self, file: &'a str) -> &'a str {
+        file.strip_prefix(&self.folder).unwrap_or(file)
+    }
+
+    /// The operators' resources in their order of application, as YAML: what a later life needs to go on.
+    pub fn journal(&self) -> String {
+        let mut all: Vec<_> = self.resources.iter().collect();
+        all.sort_by_key(|resource| resource.applied);
+        let texts = all.iter().filter_map(|resource| meshroute::yaml::write(resource.object).ok());
+        texts.collect::<Vec<_>>().join("---\n")
+    }
+
+    /// Works out anew what a cluster adds.
+    pub fn rebuild(&mut self) {
+        self.version += 1;
+        let mut cluster = self.resources.clone();
+        kubernetes::assign_addresses(&mut cluster);
+        self.pods = kubernetes::pods(&self.resources);
+        let running = self.running();
+        for (at, pod) in (1u16..).zip(&mut self.pods) {
+            let ip = kubernetes::pod_ip(pod).map_or_else(|| spare_address(at), str::to_string);
+            let mut status = kubernetes::ready_status(&ip);
+            if !running.contains(&key(pod)) {
+                status.conditions = vec![PodCondition { r#type: "Ready".into(), status: "False".into() }];
+            }
+            pod.status = Some(status);
+            cluster.apply(pod.clone());
+        }
+        self.cluster = cluster;
+    }
+
+    fn running(&self) -> BTreeSet<(String, String)> {
+        let pod = |part: &Part| match part {
+            Part::Pod { namespace, name, .. } => Some((namespace.clone(), name.clone())),
+            _ => None,
+        };
+        self.subscribers.values().filter_map(|subscriber| pod(&subscriber.part)).collect()
+    }
+
+    /// Each pod, and whether it is ready.
+    pub fn pods(&self) -> impl Iterator<Item = (&Pod, bool)> {
+        self.pods.iter().map(|pod| (pod, kubernetes::is_ready(pod)))
+    }
+
+    /// Whether every pod runs, or has been waited for long enough.
+    pub fn is_warm(&self) -> bool {
+        self.started.elapsed() > WARM_UP || self.pods().all(|(_, ready)| ready)
+    }
+
+    /// Whether everybody has what they should have.
+    pub fn is_settled(&self) -> bool {
+        let version = self.version;
+        self.pods().all(|(_, ready)| ready) && self.subscribers.values().all(|subscriber| subscriber.settled(version))
+    }
+
+    /// What a subscriber should have now, and what came up on the way; `None`: nothing (yet).
+    pub fn body(&self, part: &Part) -> Option<(Value, Vec<Diagnostic>)> {
+        let (body, findings) = match part {
+            Part::Node => (to_value(&self.pod_specs()), Vec::new()),
+            Part::Pod { .. } => return None,
+            _ if !self.is_warm() => return None,
+            Part::KubeProxy => (to_value(&self.services()), Vec::new()),
+            Part::Sidecar { .. } | Part::Gateway { .. } => {
+                let resolution = Plan::resolve(&self.cluster, &viewpoint(part)?, &Mesh::default());
+                let places = self.places(&resolution.plan);
+                let routes = Routes { plan: resolution.plan, underlay: self.underlay(), places };
+                let findings = resolution.findings.into_iter().map(|finding| self.shortened(finding)).collect();
+                (to_value(&routes), findings)
+            }
+        };
+        Some((body?, findings))
+    }
+
+    /// The plan of a subscriber as it would be now.
+    pub fn plan(&self, part: &Part) -> Option<Plan> {
+        Some(Plan::resolve(&self.cluster, &viewpoint(part)?, &Mesh::default()).plan)
+    }
+
+    /// Each Service with each of its ports, and whether a Gateway is there.
+    pub fn service_ports(&self) -> Vec<String> {
+        let ports = |service: &Service| {
+            let metadata = &service.metadata;
+            let name = format!("{}/{}", metadata.namespace, metadata.name);
+            service.spec.ports.iter().map(move |port| format!("{name}:{}", port.port)).collect::<Vec<_>>()
+        };
+        self.every_service().flat_map(ports).collect()
+    }
+
+    fn every_service(&self) -> impl Iterator<Item = &Service> {
+        self.cluster.iter().filter_map(|resource| match resource.object {
+            Object::Service(service) => Some(service),
+            _ => None,
+        })
+    }
+
+    fn pod_specs(&self) -> Vec<PodSpec> {
+        let spec = |pod: &Pod| PodSpec {
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            labels: pod.metadata.labels.clone(),
+            ports: self.ports_of(pod),
+            greet: if greets_by_name(&pod.spec) { pod.metadata.name.clone() } else { "nginx".into() },
+        };
+        self.pods.iter().map(spec).collect()
+    }
+
+    /// The ports that a pod declares, and those that Services send to.
+    fn ports_of(&self, pod: &Pod) -> Vec<u16> {
+        let declared = pod.spec.containers.iter().flat_map(|container| &container.ports).map(|port| port.container_port);
+        let sent_to = self.every_service().filter(|service| selects(service, pod));
+        let sent_to = sent_to.flat_map(|service| &service.spec.ports).filter_map(|port| target(port, pod));
+        let ports: BTreeSet<u16> = declared.chain(sent_to).filter(|port| *port != 0).collect();
+        ports.into_iter().collect()
+    }
+
+    /// Plain balancing over a Service's ready pods, as a cluster does it for everybody: no rule has a say.
+    fn services(&self) -> Services {
+        let underlay = self.underlay();
+        let mut services = Services::new();
+        for service in self.every_service() {
+            for port in &service.spec.ports {
+                let pods = self.pods().filter(|(pod, ready)| *ready && selects(service, pod)).map(|(pod, _)| pod);
+                let sockets = pods.filter_map(|pod| underlay.get(&socket(pod, target(port, pod)?)?).copied());
+                let metadata = &service.metadata;
+                services.insert(format!("{}/{}:{}", metadata.namespace, metadata.name, port.port), sockets.collect());
+            }
+        }
+        services
+    }
+
+    /// Where each running pod's made-up address really is.
+    fn underlay(&self) -> BTreeMap<SocketAddr, SocketAddr> {
+        let mut underlay = BTreeMap::new();
+        for subscriber in self.subscribers.values() {
+            let Part::Pod { namespace, name, sockets } = &subscriber.part else { continue };
+            let same = |pod: &&Pod| pod.metadata.namespace == *namespace && pod.metadata.name == *name;
+            let Some(pod) = self.pods.iter().find(same) else { continue };
+            let real = sockets.iter().filter(|(_, real)| real.ip().is_loopback());
+            underlay.extend(real.filter_map(|(port, real)| Some((socket(pod, *port)?, *real))));
+        }
+        underlay
+    }
+
+    /// File and line of every rule of a plan.
+    fn places(&self, plan: &Plan) -> BTreeMap<String, String> {
+        let place = |origin: &Origin| {
+            let place = self.cluster.place(&origin.written_in, &origin.field)?;
+            Some((rule_key(&origin.written_in, &origin.field), format!("{}:{}", self.short(&place.file), place.line)))
+        };
+        let chains = plan.listeners.iter().flat_map(|listener| &listener.chains);
+        let tables = chains.filter_map(|chain| match &chain.target {
+            Target::Http(table) => Some(table),
+            Target::Tcp { .. } => None,
+        });
+        let routes = tables.flat_map(|table| &table.hosts).flat_map(|host| host.routes.iter());
+        routes.filter_map(|route| place(route.origin.as_ref()?)).collect()
+    }
+}
+
+/// How [`Routes::places`] names a rule.
+pub fn rule_key(resource: &ResourceRef, field: &str) -> String {
+    format!("{resource}, {field}")
+}
+
+fn to_value(body: &impl Serialize) -> Option<Value> {
+    serde_json::to_value(body).ok()
+}
+
+fn viewpoint(part: &Part) -> Option<Viewpoint> {
+    match part {
+        Part::Sidecar { namespace, labels, .. } => Some(Viewpoint::sidecar(namespace).labels(labels.clone())),
+        Part::Gateway { namespace, labels } => Some(Viewpoint::gateway(namespace).labels(labels.clone())),
+        Part::Node | Part::Pod { .. } | Part::KubeProxy => None,
+    }
+}
+
+fn key(pod: &Pod) -> (String, String) {
+    (pod.metadata.namespace.clone(), pod.metadata.name.clone())
+}
+
+/// For a pod that was written down without an address.
+fn spare_address(at: u16) -> String {
+    let [high, low] = at.to_be_bytes();
+    Ipv4Addr::new(10, 245, high, low).to_string()
+}
+
+fn socket(pod: &Pod, port: u16) -> Option<SocketAddr> {
+    let ip: IpAddr = kubernetes::pod_ip(pod)?.parse().ok()?;
+    Some(SocketAddr::new(ip, port))
+}
+
+fn selects(service: &Service, pod: &Pod) -> bool {
+    let wanted = &service.spec.selector;
+    service.metadata.namespace == pod.metadata.namespace
+        && !wanted.is_empty()
+        && wanted.iter().all(|(key, value)| pod.metadata.labels.get(key) == Some(value))
+}
+
+/// The pod's port that a Service's port leads to.
+fn target(port: &ServicePort, pod: &Pod) -> Option<u16> {
+    match &port.target_port {
+        None => Some(port.port),
+        Some(IntOrString::Int(0)) => Some(port.port),
+        Some(IntOrString::Int(number)) => u16::try_from(*number).ok(),
+        Some(IntOrString::String(name)) => {
+            let mut ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
+            ports.find(|port| port.name == *name).map(|port| port.container_port)
+        }
+    }
+}
+
+/// Whether a container puts its host name into nginx's page after its start, as the scenario's Deployments do. No
+/// shell is run here; that it would is all that is looked for.
+fn greets_by_name(template: &Template) -> bool {
+    let after_start = |lifecycle: &Untyped| match lifecycle {
+        Untyped::Map(entries) => entries.iter().any(|(key, value)| {
+            key == "postStart" && serde_json::to_string(value).is_ok_and(|text| text.contains("HOSTNAME"))
+        }),
+        _ => false,
+    };
+    template.containers.iter().filter_map(|container| container.lifecycle.as_ref()).any(after_start)
+}

@@ -1,0 +1,11 @@
+//! Windows to the crates that carry requests: one feature, one file each.
+//!
+//! An adapter translates and never decides: it makes a [`Request`](crate::Request) of what a crate calls a request,
+//! hands it to the router, and carries out the [`Decision`](crate::Decision) on that crate's types. It opens no socket,
+//! starts no task and reads no clock; delays, timeouts and retries are handed on to whoever has one.
+//!
+//! Only here do types of other crates show in the public interface, each behind the feature of its name.
+
+pub mod http;
+#[cfg(feature = "tower")]
+pub mod tower;

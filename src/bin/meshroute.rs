@@ -1,2 +1,0 @@
-//! The command `meshroute`.
-fn main() {}
