@@ -29,6 +29,7 @@ pub struct Decision<'a> {
     picked: Option<&'a Destination>,
     path: Option<NormalPath<'a>>,
     scheme: &'static str,
+    forwarded: &'static str,
 }
 
 /// What becomes of a request or connection.
@@ -143,7 +144,7 @@ impl fmt::Display for Refusal<'_> {
 impl<'a> Decision<'a> {
     /// An outcome that no route had a part in.
     pub(crate) fn without_route(outcome: Outcome<'a>) -> Self {
-        Decision { outcome, host: None, route: None, delay: None, picked: None, path: None, scheme: "http" }
+        Decision { outcome, host: None, route: None, delay: None, picked: None, path: None, scheme: "http", forwarded: "http" }
     }
 
     /// The outcome for a request that the virtual host `host` claimed and `route`, if any, took.
@@ -161,9 +162,10 @@ impl<'a> Decision<'a> {
             delay: None,
             picked: None,
             scheme: question.scheme,
+            forwarded: question.forwarded,
             path: Some(question.path),
         };
-        if host.require_tls && decision.scheme != "https" {
+        if decision.must_encrypt() {
             decision.outcome = Outcome::Redirect(301);
             return decision;
         }
@@ -272,7 +274,7 @@ impl<'a> Decision<'a> {
         let scheme = redirect.scheme.as_deref().unwrap_or(self.scheme);
         let authority = match &redirect.authority {
             Some(authority) => authority,
-            None => kept_authority(request.authority, scheme, self.scheme, redirect.port.is_some()),
+            None => kept_authority(request.authority, scheme, self.forwarded, redirect.port.is_some()),
         };
         let port = redirect.port.map(|port| format!(":{port}")).unwrap_or_default();
         let path = redirected(path, matched, redirect.path.as_ref());
@@ -280,7 +282,7 @@ impl<'a> Decision<'a> {
     }
 
     fn must_encrypt(&self) -> bool {
-        self.host.is_some_and(|host| host.require_tls) && self.scheme != "https"
+        self.host.is_some_and(|host| host.require_tls) && self.forwarded != "https"
     }
 }
 
@@ -362,7 +364,8 @@ fn push_query(new: &mut Vec<u8>, path: &NormalPath<'_>) {
     new.extend_from_slice(&path.as_bytes()[path.path().len()..]);
 }
 
-/// The request's authority, without its port where another port is named, or where it was the old scheme's own.
+/// The request's authority, without its port where another port is named, or where it was the old scheme's own
+/// (Envoy's `processRequestHost`, which takes `x-forwarded-proto` for the old scheme).
 fn kept_authority<'r>(authority: &'r str, scheme: &str, old_scheme: &str, other_port: bool) -> &'r str {
     let host = crate::name::host_of(authority);
     let port = &authority[host.len()..];

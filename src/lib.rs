@@ -1,6 +1,8 @@
 //! Istio's routing as an embeddable library.
-#![warn(missing_docs)]
+#![forbid(unsafe_code)]
 
+#[cfg(feature = "http")]
+pub mod adapter;
 mod compile;
 mod decision;
 mod diagnostic;
@@ -29,7 +31,7 @@ pub use name::{HostPattern, NameError, host_of};
 pub use path::{NormalPath, PathError, is_normal, normalize};
 pub use pattern::{Pattern, PatternError, Rewrite};
 pub use plan::Plan;
-pub use request::{Connection, Headers, NoHeaders, Request, TlsHello};
+pub use request::{Connection, Headers, NoHeaders, Request, TlsHello, has_one_value};
 pub use resolve::{Mesh, OutboundPolicy, Precedence, Resolution, Viewpoint, ViewpointKind};
 pub use resources::{Applied, Reader, Resource, Resources};
 pub use roll::{Purpose, Roll};

@@ -23,7 +23,7 @@ pub trait Headers {
     /// Calls `test` with the value of each line named `name`, in order, until one returns `true`; says whether one did.
     ///
     /// `name` is in lower case; names are compared without regard to case. Values come without surrounding blanks, as
-    /// HTTP parsers hand them out. Lines of one name are not joined (Envoy since 1.39).
+    /// HTTP parsers hand them out, and are not joined here.
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
 }
 
@@ -73,7 +73,8 @@ impl Headers for NoHeaders {
 pub struct Request<'a> {
     /// `GET`, `POST`, ... as sent.
     pub method: &'a str,
-    /// `http` or `https`. An `x-forwarded-proto` header overrides it, as in Envoy.
+    /// `http` or `https`, where the request says it: in an absolute target, or in `:scheme`. Empty where it does not;
+    /// then `x-forwarded-proto` says it, and without that the connection.
     pub scheme: &'a str,
     /// The Host header or `:authority`, with its port if it was sent with one.
     pub authority: &'a str,
@@ -94,7 +95,7 @@ impl<'a> Request<'a> {
     pub fn new(method: &'a str, authority: &'a str, path: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Request {
             method,
-            scheme: "http",
+            scheme: "",
             authority,
             path: path.as_ref(),
             port: 80,
@@ -138,7 +139,7 @@ impl<'a> Request<'a> {
 impl fmt::Debug for Request<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.escape_ascii();
-        write!(f, "{} {}://{}{path} port {}", self.method, self.scheme, self.authority, self.port)
+        write!(f, "{} {}{path} port {}", self.method, self.authority, self.port)
     }
 }
 
@@ -185,6 +186,8 @@ pub(crate) struct Question<'q> {
     pub(crate) request: Request<'q>,
     pub(crate) path: NormalPath<'q>,
     pub(crate) scheme: &'static str,
+    /// What `x-forwarded-proto` says, or the connection where it says nothing.
+    pub(crate) forwarded: &'static str,
     host: SmallVec<[u8; 64]>,
 }
 
@@ -195,7 +198,9 @@ impl<'q> Question<'q> {
         let path = normalize(request.path)?;
         let mut host: SmallVec<[u8; 64]> = SmallVec::from_slice(host_of(request.authority).as_bytes());
         host.make_ascii_lowercase();
-        Ok(Question { request: *request, path, scheme: scheme_of(request), host })
+        let forwarded = forwarded_proto(request);
+        let scheme = known_scheme(request.scheme.as_bytes()).unwrap_or(forwarded);
+        Ok(Question { request: *request, path, scheme, forwarded, host })
     }
 
     /// The authority's host, lower-cased, without port.
@@ -215,8 +220,26 @@ impl<'q> Question<'q> {
             ":authority" | "host" => test(self.request.authority.as_bytes()),
             ":path" => test(self.path.as_bytes()),
             ":scheme" => test(self.scheme.as_bytes()),
+            _ if has_one_value(name) => self.joined(name, test),
             _ => self.request.headers.any(name, test),
         }
+    }
+
+    /// Tests the lines of a header as one value. Allocates where there are several that outgrow the buffer.
+    fn joined(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        let mut lines = 0;
+        if !self.request.headers.any(name, &mut |_| std::mem::replace(&mut lines, 2) > 0) {
+            return self.request.headers.any(name, test);
+        }
+        let mut value: SmallVec<[u8; 256]> = SmallVec::new();
+        self.request.headers.any(name, &mut |line| {
+            if !value.is_empty() && !line.is_empty() {
+                value.push(b',');
+            }
+            value.extend_from_slice(line);
+            false
+        });
+        test(&value)
     }
 
     /// The value of the first query parameter of this name: raw bytes, `&` the only separator, `?q` is `?q=`.
@@ -231,14 +254,14 @@ impl<'q> Question<'q> {
     }
 }
 
-/// `x-forwarded-proto` from the application sets `:scheme` (Envoy, HTTP/1.1 codec).
-fn scheme_of(request: &Request<'_>) -> &'static str {
-    let mut forwarded = None;
+/// What `x-forwarded-proto` says, or the connection where it says nothing.
+fn forwarded_proto(request: &Request<'_>) -> &'static str {
+    let mut said = None;
     request.headers.any("x-forwarded-proto", &mut |value| {
-        forwarded = known_scheme(value);
+        said = known_scheme(value);
         true
     });
-    forwarded.or_else(|| known_scheme(request.scheme.as_bytes())).unwrap_or("http")
+    said.unwrap_or(if request.tls.is_some() { "https" } else { "http" })
 }
 
 fn known_scheme(text: &[u8]) -> Option<&'static str> {
@@ -249,4 +272,49 @@ fn known_scheme(text: &[u8]) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Whether Envoy keeps one value for a header, so that several lines of it are joined with commas, empty ones left
+/// out, before anything is matched. Lines of all other headers are matched one by one.
+///
+/// `name` is in lower case. Source: observed on Envoy 1.40, which registers these as inline headers.
+pub fn has_one_value(name: &str) -> bool {
+    matches!(
+        name,
+        "accept"
+            | "accept-encoding"
+            | "access-control-request-headers"
+            | "access-control-request-method"
+            | "access-control-request-private-network"
+            | "authorization"
+            | "cache-control"
+            | "content-encoding"
+            | "content-type"
+            | "expect"
+            | "grpc-accept-encoding"
+            | "grpc-timeout"
+            | "if-match"
+            | "if-modified-since"
+            | "if-none-match"
+            | "if-range"
+            | "if-unmodified-since"
+            | "origin"
+            | "pragma"
+            | "referer"
+            | "user-agent"
+            | "via"
+            | "x-client-trace-id"
+            | "x-envoy-attempt-count"
+            | "x-envoy-decorator-operation"
+            | "x-envoy-downstream-service-cluster"
+            | "x-envoy-downstream-service-node"
+            | "x-envoy-external-address"
+            | "x-envoy-is-timeout-retry"
+            | "x-envoy-original-path"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-proto"
+            | "x-request-id"
+    )
 }

@@ -136,6 +136,20 @@ impl Reader {
         self.findings.push(Diagnostic::error("unreadable", format!("cannot be read: {error}")).placed(place));
     }
 
+    /// Gives every resource whose name was read before a name of its own: the same, `mark` and a number.
+    pub fn tell_twins_apart(&mut self, mark: char) {
+        let mut seen: BTreeMap<ResourceRef, u32> = BTreeMap::new();
+        for (reference, object, _) in &mut self.read {
+            let count = seen.entry(reference.clone()).or_default();
+            *count += 1;
+            if *count > 1 {
+                let name = format!("{}{mark}{count}", reference.name);
+                Arc::make_mut(object).metadata_mut().name.clone_from(&name);
+                reference.name = name.into();
+            }
+        }
+    }
+
     /// What was found wrong so far.
     pub fn findings(&self) -> &[Diagnostic] {
         &self.findings

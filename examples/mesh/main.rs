@@ -13,6 +13,7 @@ mod forward;
 mod gateway;
 mod kubeproxy;
 mod node;
+mod paper;
 mod pod;
 mod pool;
 mod proxy;

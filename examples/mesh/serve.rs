@@ -126,8 +126,9 @@ fn say(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
+/// Returns when somebody asks to stop.
 #[cfg(unix)]
-async fn stop_asked() -> std::io::Result<()> {
+pub async fn stop_asked() -> std::io::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         asked = tokio::signal::ctrl_c() => asked,
@@ -135,7 +136,8 @@ async fn stop_asked() -> std::io::Result<()> {
     }
 }
 
+/// Returns when somebody asks to stop.
 #[cfg(not(unix))]
-async fn stop_asked() -> std::io::Result<()> {
+pub async fn stop_asked() -> std::io::Result<()> {
     tokio::signal::ctrl_c().await
 }

@@ -106,11 +106,11 @@ impl Status {
         page.push_str("\npods\n");
         for pod in &self.pods {
             let ready = if pod.ready { "ready" } else { "not ready" };
-            let _ = writeln!(page, "  {:<56} {:<16} {ready}", pod.name, pod.ip);
+            let _ = writeln!(page, "  {:<64} {:<16} {ready}", pod.name, pod.ip);
         }
-        page.push_str("\nsubscribers                                                    pid   sent  acked\n");
+        page.push_str("\nsubscribers                                                             pid   sent  acked\n");
         for one in &self.subscribers {
-            let _ = writeln!(page, "  {:<56} {:>8} {:>6} {:>6}", one.part, one.pid, one.sent, one.acked);
+            let _ = writeln!(page, "  {:<64} {:>8} {:>6} {:>6}", one.part, one.pid, one.sent, one.acked);
             if let Some(nack) = &one.nack {
                 let _ = writeln!(page, "    refused: {nack}");
             }

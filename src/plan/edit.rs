@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is done to the headers of a request or response: removals first, then the writes in order.
+/// What is done to the headers of a request or response: removals, then every `set`, then every `add`, each in order
+/// (Envoy's `HeaderParser::evaluateHeaders`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct HeaderEdits {
     /// Names in lower case.
     pub remove: Vec<Box<str>>,
-    /// `set` before `add`, each by name.
+    /// What is written.
     pub write: Vec<HeaderWrite>,
 }
 
@@ -53,12 +54,12 @@ impl HeaderEdits {
         for name in &self.remove {
             headers.remove(name);
         }
-        for write in self.write.iter().filter(|write| !write.value.is_empty()) {
-            if write.append {
-                headers.append(&write.name, &write.value);
-            } else {
-                headers.set(&write.name, &write.value);
-            }
+        let writes = || self.write.iter().filter(|write| !write.value.is_empty());
+        for write in writes().filter(|write| !write.append) {
+            headers.set(&write.name, &write.value);
+        }
+        for write in writes().filter(|write| write.append) {
+            headers.append(&write.name, &write.value);
         }
     }
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use meshroute::plan::{Action, Cluster, Destination};
 use meshroute::{
     Connection, Decision, Forwarded, Mesh, Outcome, OutboundPolicy, Plan, Precedence, Reader, Reading, Request,
-    Resources, Roll, Router, Severity, TlsHello, Viewpoint, host_of,
+    Resources, Roll, Router, Severity, TlsHello, Viewpoint, has_one_value, host_of,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -97,6 +97,10 @@ fn id_of(line: &str) -> Value {
     serde_json::from_str::<Value>(line).ok().and_then(|case| case.get("id").cloned()).unwrap_or(Value::Null)
 }
 
+/// Stands between the name of a resource and its number, where a case has several of one name, which no cluster could
+/// hold. Each of them counts.
+const TWIN: char = '\u{1}';
+
 fn results(case: &Case) -> Result<Vec<Value>, String> {
     let mut reader = Reader::new(Reading::Strict);
     reader.text(&case.resources, "-");
@@ -104,6 +108,7 @@ fn results(case: &Case) -> Result<Vec<Value>, String> {
         return Err(error.to_string());
     }
     let mut resources = Resources::new();
+    reader.tell_twins_apart(TWIN);
     resources.apply_read(reader);
     let resolution = Plan::resolve(&resources, &viewpoint(&case.client), &mesh(case));
     let router = Router::compile(resolution.plan).map_err(|error| error.to_string())?;
@@ -151,7 +156,7 @@ fn http(router: &Router, ask: &Ask) -> Value {
     let path = ask.path.as_deref().unwrap_or("/");
     let headers: Vec<(&str, &str)> = ask.headers.iter().map(|(name, value)| (name.as_str(), value.trim_matches([' ', '\t']))).collect();
     let mut request = Request::new(ask.method.as_deref().unwrap_or("GET"), authority, path)
-        .scheme(ask.scheme.as_deref().unwrap_or("http"))
+        .scheme(ask.scheme.as_deref().filter(|scheme| *scheme != "http").unwrap_or_default())
         .headers(&headers)
         .address(ask.address)
         .port(ask.port);
@@ -248,7 +253,7 @@ fn single(decision: &Decision<'_>, request: &Request<'_>, sent: &[(&str, &str)],
 }
 
 fn forwarded(decision: &Decision<'_>, to: &Forwarded<'_>, request: &Request<'_>, sent: &[(&str, &str)], endpoints: bool) -> Value {
-    let mut headers: Vec<(String, String)> = sent.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.to_string())).collect();
+    let mut headers = received(sent);
     decision.edit_request(&mut headers);
     let cluster = to.cluster;
     let mut result = json!({"kind": "cluster", "host": cluster.host, "subset": cluster.subset, "port": cluster.port});
@@ -262,6 +267,20 @@ fn forwarded(decision: &Decision<'_>, to: &Forwarded<'_>, request: &Request<'_>,
         "headers": headers,
     });
     result
+}
+
+/// The headers as Envoy's codec holds them: names in lower case, lines of a header that has one value joined.
+fn received(sent: &[(&str, &str)]) -> Vec<(String, String)> {
+    let mut headers: Vec<(String, String)> = Vec::new();
+    for (name, value) in sent {
+        let name = name.to_ascii_lowercase();
+        match headers.iter_mut().find(|(known, _)| *known == name && has_one_value(known)) {
+            Some((_, joined)) if value.is_empty() || joined.is_empty() => joined.push_str(value),
+            Some((_, joined)) => *joined = format!("{joined},{value}"),
+            None => headers.push((name, value.to_string())),
+        }
+    }
+    headers
 }
 
 /// What becomes of the headers of the answer that every destination is taken to give; absent where nothing does.
@@ -280,7 +299,7 @@ fn route_of(decision: &Decision<'_>) -> Option<Value> {
     Some(match &decision.route?.origin {
         None => json!({"default": true}),
         Some(origin) => json!({
-            "vs": format!("{}/{}", origin.resource.namespace, origin.resource.name),
+            "vs": format!("{}/{}", origin.resource.namespace, origin.resource.name.split(TWIN).next().unwrap_or_default()),
             "rule": origin.rule,
             "match": origin.block,
         }),
