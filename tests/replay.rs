@@ -22,7 +22,15 @@ fn listed(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// The published package has no `fuzz` folder at all, and nothing to replay.
+fn is_packaged() -> bool {
+    !Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").exists()
+}
+
 fn replay(target: &str, body: fn(&[u8])) {
+    if is_packaged() {
+        return println!("there is no folder `fuzz`");
+    }
     let files = listed(&kept().join(target));
     assert!(!files.is_empty(), "fuzz/regressions/{target} has no file, not even a seed");
     for file in &files {
@@ -50,6 +58,9 @@ fn agreeing() {
 
 #[test]
 fn every_folder_has_a_target() {
+    if is_packaged() {
+        return;
+    }
     for folder in listed(&kept()).iter().filter(|path| path.is_dir()) {
         let name = folder.file_name().unwrap_or_default();
         assert!(TARGETS.iter().any(|(target, _)| name == *target), "nothing runs {}", folder.display());

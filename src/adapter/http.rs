@@ -64,8 +64,8 @@ fn line(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
 /// The question that a request asks, for the port that was dialled. Borrows all of it.
 ///
 /// The authority is the URI's where it has one (RFC 9112, section 3.2.2; HTTP/2's `:authority`), else the `host`
-/// header's, and empty where that is missing or no text. The scheme is the URI's, else `http`. Address and TLS hello
-/// belong to the connection; add them with the methods of [`Request`].
+/// header's, and empty where that is missing or no text. The scheme is the URI's, and empty where it has none. Address
+/// and TLS hello belong to the connection; add them with the methods of [`Request`].
 ///
 /// ```
 /// let incoming = http::Request::get("/a?b=c").header("host", "nginx:5000").body(()).unwrap();
@@ -76,7 +76,7 @@ pub fn request<B>(request: &::http::Request<B>, port: u16) -> Request<'_> {
     let uri = request.uri();
     let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
     Request::new(request.method().as_str(), authority(uri, request.headers()), path)
-        .scheme(uri.scheme_str().unwrap_or("http"))
+        .scheme(uri.scheme_str().unwrap_or(""))
         .headers(request.headers())
         .port(port)
 }
@@ -404,11 +404,11 @@ mod tests {
             (asked.authority.to_string(), String::from_utf8_lossy(asked.path).into_owned(), asked.scheme.to_string())
         };
         let all = |authority: &str, path: &str, scheme: &str| (authority.into(), path.into(), scheme.into());
-        assert_eq!(named("/a?b", b"nginx:5000"), all("nginx:5000", "/a?b", "http"));
+        assert_eq!(named("/a?b", b"nginx:5000"), all("nginx:5000", "/a?b", ""));
         assert_eq!(named("https://me@a.com:1/x", b"nginx"), all("a.com:1", "/x", "https"));
-        assert_eq!(named("*", b"nginx"), all("nginx", "*", "http"));
-        assert_eq!(named("/", b"\xff"), all("", "/", "http"));
-        assert_eq!(named("a.com:443", b""), all("a.com:443", "", "http"));
+        assert_eq!(named("*", b"nginx"), all("nginx", "*", ""));
+        assert_eq!(named("/", b"\xff"), all("", "/", ""));
+        assert_eq!(named("a.com:443", b""), all("a.com:443", "", ""));
     }
 
     #[test]

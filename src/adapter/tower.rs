@@ -67,8 +67,6 @@ impl RouteLayer {
 
 impl<C> RouteLayer<C> {
     /// Routes each request by the connection that `connection` finds in its extensions, where the server has put it.
-    ///
-    /// A request inside TLS has the scheme `https`.
     pub fn with_connection(live: Arc<Live>, connection: C) -> Self
     where
         C: for<'e> Fn(&'e Extensions) -> Connection<'e>,
@@ -168,7 +166,6 @@ impl<C: Arrival, R: Fn() -> Roll> Rules<C, R> {
         let mut asked = super::http::request(request, connection.port).address(connection.address);
         if let Some(hello) = connection.tls {
             asked = asked.tls(hello);
-            asked.scheme = request.uri().scheme_str().unwrap_or("https");
         }
         let (router, roll) = (self.live.load(), (self.roll)());
         let decision = router.decide(&asked, &roll);

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::destination_rule::{Rule, Rules};
 use super::registry::{Kind, Member, Registry, Service};
 use super::{Mesh, Viewpoint};
+use crate::diagnostic::Diagnostic;
 use crate::kubernetes::has_labels;
 use crate::model::destination_rule::Subset;
+use crate::name::HostPattern;
 use crate::plan::{Cluster, Endpoint, HashKey, LoadBalancer};
 
 /// What one client's routes name so far.
@@ -39,8 +41,74 @@ impl<'r> Clusters<'r> {
         id
     }
 
-    pub(super) fn get(&self, id: u32) -> &Cluster {
-        &self.list[id as usize]
+    /// Whether some visible service under a host has requests to this port looked at.
+    pub(super) fn serves(&self, host: &HostPattern, port: u16) -> bool {
+        let exact = self.registry.find(host.as_str()).is_some_and(|service| service.serves_http(port));
+        exact
+            || (host.is_wildcard()
+                && self.registry.visible.iter().any(|service| host.overlaps(&service.host) && service.serves_http(port)))
+    }
+
+    /// Why a request for a cluster is refused, if it is.
+    pub(super) fn fault(&self, id: u32) -> Option<Diagnostic> {
+        let cluster = &self.list[id as usize];
+        if cluster.takes_traffic() {
+            return None;
+        }
+        Some(if cluster.exists { self.empty(cluster) } else { self.missing(cluster) })
+    }
+
+    fn empty(&self, cluster: &Cluster) -> Diagnostic {
+        let labels = self.rule(&cluster.host).and_then(|rule| rule.subset(&cluster.subset)).map(|subset| &subset.labels);
+        let of = if cluster.subset.is_empty() { String::new() } else { format!("subset `{}` of ", cluster.subset) };
+        let message = format!("{of}`{}` has no ready pod: a request that goes there is answered 503 UH", cluster.host);
+        let wanted = labels.filter(|labels| !labels.is_empty()).map(|labels| {
+            let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!(" labelled {}", pairs.join(","))
+        });
+        let remedy = format!("start a pod of the service{}, or take the destination out", wanted.unwrap_or_default());
+        Diagnostic::warning("no-endpoints", message).remedy(remedy)
+    }
+
+    fn missing(&self, cluster: &Cluster) -> Diagnostic {
+        const REFUSED: &str = "a request that goes there is answered 503 NC";
+        let Some(service) = self.registry.find(&cluster.host) else { return self.unknown_host(cluster, REFUSED) };
+        if service.port(cluster.port).is_none() {
+            let ports: Vec<String> = service.ports.iter().map(|port| format!("`{}`", port.number)).collect();
+            let message = format!("`{}` has no port `{}`, only {}; {REFUSED}", cluster.host, cluster.port, ports.join(", "));
+            return Diagnostic::error("unknown-port", message).remedy("write `port: {number: ..}` beside `host`");
+        }
+        let Some(rule) = self.rule(&cluster.host).filter(|_| !cluster.subset.is_empty()) else {
+            if cluster.subset.is_empty() {
+                let message = format!("`{}` has no endpoints, so that there is no such cluster; {REFUSED}", cluster.host);
+                return Diagnostic::error("no-endpoints", message).remedy("give the ServiceEntry endpoints");
+            }
+            let message = format!(
+                "subset `{}` of `{}`: no DestinationRule that defines it reaches namespace `{}`; {REFUSED}",
+                cluster.subset, cluster.host, self.viewpoint.namespace
+            );
+            let remedy = "define the subset in a DestinationRule of the client's, the service's or the root namespace, exported to the client's";
+            return Diagnostic::error("unknown-subset", message).remedy(remedy);
+        };
+        let known: Vec<String> = rule.subsets.iter().map(|(subset, _)| format!("`{}`", subset.name)).collect();
+        let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
+        let message = format!("unknown subset `{}`; {} has {known}; {REFUSED}", cluster.subset, rule.resource);
+        Diagnostic::error("unknown-subset", message).remedy("define the subset there, or name one that is defined")
+    }
+
+    fn unknown_host(&self, cluster: &Cluster, refused: &str) -> Diagnostic {
+        let host = &cluster.host;
+        if let Some(hidden) = self.registry.hidden(host) {
+            let message = format!("{} is not exported to namespace `{}`; {refused}", hidden.resource, self.viewpoint.namespace);
+            return Diagnostic::error("unknown-host", message).remedy("export the service to the client's namespace");
+        }
+        let whole = format!("{host}.svc.{}", self.mesh.domain);
+        let message = format!("there is no service `{host}`; {refused}");
+        let remedy = match self.registry.find(&whole) {
+            Some(_) => format!("write `{whole}`: a name with a dot is taken as it is"),
+            None => "name a service that exists, or declare it with a ServiceEntry".to_string(),
+        };
+        Diagnostic::error("unknown-host", message).remedy(remedy)
     }
 
     pub(super) fn into_list(self) -> Vec<Arc<Cluster>> {

@@ -147,7 +147,7 @@ impl Lowering<'_> {
 
     /// What the rule does; `None`, with a finding, where it cannot be done.
     fn action(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Option<Made> {
-        match self.try_action(clusters) {
+        match self.try_action(clusters, findings) {
             Ok(made) => Some(made),
             Err((field, message)) => {
                 let field = format!("{}.{field}", self.rule.field);
@@ -158,7 +158,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn try_action(&self, clusters: &mut Clusters<'_>) -> Result<Made, Wrong> {
+    fn try_action(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Result<Made, Wrong> {
         let rule = &self.rule.rule;
         let mut made = Made {
             request: edits(request(rule.headers.as_ref())),
@@ -172,18 +172,25 @@ impl Lowering<'_> {
         } else if let Some(answer) = &rule.direct_response {
             Action::Direct(direct(answer)?)
         } else {
-            Action::Forward(self.forward(rule, &mut made, clusters)?)
+            Action::Forward(self.forward(rule, &mut made, clusters, findings)?)
         };
         Ok(made)
     }
 
-    fn forward(&self, rule: &HttpRoute, made: &mut Made, clusters: &mut Clusters<'_>) -> Result<Forward, Wrong> {
-        let written: Vec<&HttpRouteDestination> = rule.route.iter().flatten().collect();
+    fn forward(
+        &self,
+        rule: &HttpRoute,
+        made: &mut Made,
+        clusters: &mut Clusters<'_>,
+        findings: &mut Findings,
+    ) -> Result<Forward, Wrong> {
+        let numbered = rule.route.iter().enumerate();
+        let written: Vec<(usize, &HttpRouteDestination)> = numbered.filter_map(|(at, route)| Some((at, route.as_ref()?))).collect();
         if written.is_empty() {
             return Err(("route".into(), "the rule has neither `route` nor `redirect` nor `directResponse`".into()));
         }
         let several = written.len() > 1;
-        let kept: Vec<_> = written.into_iter().filter(|route| !several || route.weight > 0).collect();
+        let kept: Vec<_> = written.into_iter().filter(|(_, route)| !several || route.weight > 0).collect();
         if kept.is_empty() {
             return Err(("route".into(), "the weights of the destinations add up to 0".into()));
         }
@@ -191,8 +198,10 @@ impl Lowering<'_> {
         let authority = rewrite.map(|rewrite| rewrite.authority.as_str()).filter(|authority| !authority.is_empty());
         let authority = authority.or_else(|| written_authority(request(rule.headers.as_ref())));
         let mut destinations = Vec::new();
-        for route in &kept {
-            destinations.push(self.destination(route, authority, clusters)?);
+        for (at, route) in &kept {
+            let destination = self.destination(route, authority, clusters)?;
+            self.note_cluster(*at, route, destination.cluster, clusters, findings);
+            destinations.push(destination);
         }
         if let [only] = destinations.as_mut_slice()
             && !several
@@ -203,7 +212,7 @@ impl Lowering<'_> {
         }
         let mut forward = Forward::new(destinations);
         forward.weighted = several;
-        forward.hash = kept.iter().find_map(|route| {
+        forward.hash = kept.iter().find_map(|(_, route)| {
             let destination = route.destination.as_ref()?;
             clusters.hash_key(&destination.host, &destination.subset, self.port(destination, clusters).ok()?)
         });
@@ -225,6 +234,26 @@ impl Lowering<'_> {
         destination.request = edits(own);
         destination.response = edits(response(route.headers.as_ref()));
         Ok(destination)
+    }
+
+    /// Says where a destination leads to a refusal, whenever it is picked.
+    fn note_cluster(
+        &self,
+        at: usize,
+        route: &HttpRouteDestination,
+        cluster: u32,
+        clusters: &Clusters<'_>,
+        findings: &mut Findings,
+    ) {
+        let port_written = route.destination.as_ref().is_some_and(|destination| destination.port.is_some());
+        // On port 80 every VirtualService has a say, whether or not anybody calls its host there.
+        if !port_written && !self.root.hosts.iter().any(|host| clusters.serves(host, self.place.port)) {
+            return;
+        }
+        if let Some(finding) = clusters.fault(cluster) {
+            let field = format!("{}.route[{at}].destination", self.rule.field);
+            findings.push(finding.at(&self.rule.written_in, field));
+        }
     }
 
     /// The destination's port; without one, the listener's, except that a gateway knows a service with one port only.

@@ -87,7 +87,6 @@ pub(super) struct Member {
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     pub(super) host: HostPattern,
-    pub(super) name: String,
     pub(super) namespace: String,
     pub(super) ports: Vec<Port>,
     pub(super) addresses: Vec<IpAddr>,
@@ -233,7 +232,6 @@ impl World {
         addresses.dedup();
         Some(Service {
             host: HostPattern::parse(&host).ok()?,
-            name: metadata.name.clone(),
             namespace: metadata.namespace.clone(),
             ports,
             addresses,
@@ -301,7 +299,6 @@ impl World {
             let members = if kind == Kind::Dns && members.is_empty() { own() } else { members.clone() };
             Some(Service {
                 host: pattern,
-                name: entry.metadata.name.clone(),
                 namespace: entry.metadata.namespace.clone(),
                 ports: ports.clone(),
                 addresses: spec.addresses.iter().filter_map(|address| address.parse().ok()).collect(),

@@ -114,13 +114,15 @@ const PATHS: [&str; 18] = [
     "/index.html",
 ];
 const TAILS: [&str; 6] = ["", "b", "/", "/b", "c/d", "/v1/users"];
-const HEADERS: [&str; 12] = [
+const HEADERS: [&str; 14] = [
     "canary_id",
     "a",
     "b",
     "canary_id",
     "a",
     "cookie",
+    "accept",
+    "user-agent",
     "x-forwarded-proto",
     ":authority",
     ":method",
@@ -128,7 +130,7 @@ const HEADERS: [&str; 12] = [
     ":scheme",
     "host",
 ];
-const VALUES: [&str; 9] = ["1", "2", "12", "1a", "", "true", "A", "a=1; b=2", "https"];
+const VALUES: [&str; 10] = ["1", "1,2", "2", "12", "1a", "", "true", "A", "a=1; b=2", "https"];
 const QUERIES: [&str; 4] = ["q", "v", "a", ""];
 const METHODS: [&str; 5] = ["GET", "POST", "get", "GETX", "PUT"];
 const SCHEMES: [&str; 3] = ["http", "https", "HTTPS"];
@@ -509,7 +511,7 @@ fn random(choices: &mut Choices<'_>, plan: &Plan) -> OwnedRequest {
     };
     request.address = choices.chance(30).then(|| address(choices));
     for _ in 0..choices.below(4) {
-        let line = (choices.one(&HEADERS[..7]).into(), choices.one(&VALUES).into());
+        let line = (choices.one(&HEADERS[..9]).into(), choices.one(&VALUES).into());
         request.headers.push(line);
     }
     if choices.chance(30) {
@@ -650,8 +652,20 @@ fn satisfy_header(choices: &mut Choices<'_>, request: &mut OwnedRequest, test: &
         ":authority" | "host" if test.value != ValueMatch::Present => request.authority = value,
         ":path" if value.starts_with('/') => request.path = value.into_bytes(),
         ":scheme" => request.scheme = value,
-        name => request.headers.push((name.into(), value.into_bytes())),
+        name => {
+            request.headers.push((name.into(), value.into_bytes()));
+            if choices.chance(20) {
+                repeat(choices, request, name);
+            }
+        }
     }
+}
+
+/// One more line of the same name, before or behind those that are there.
+fn repeat(choices: &mut Choices<'_>, request: &mut OwnedRequest, name: &str) {
+    let line = (name.to_ascii_uppercase(), choices.one(&VALUES).into());
+    let at = if choices.chance(50) { 0 } else { request.headers.len() };
+    request.headers.insert(at, line);
 }
 
 fn ask(request: &mut OwnedRequest, name: &str, value: &str) {
@@ -670,8 +684,8 @@ fn spoil(choices: &mut Choices<'_>, request: &mut OwnedRequest) {
         1 if at < request.headers.len() => nudge(choices, &mut request.headers[at].1),
         2 if at < request.headers.len() => drop(request.headers.remove(at)),
         3 if at < request.headers.len() => {
-            let line = (request.headers[at].0.to_ascii_uppercase(), b"other".to_vec());
-            request.headers.insert(choices.below(2).min(at), line);
+            let name = request.headers[at].0.clone();
+            repeat(choices, request, &name);
         }
         4 => request.method.make_ascii_lowercase(),
         5 => request.authority.push_str(choices.one(&[":80", "x", "."])),
