@@ -10,13 +10,14 @@ use super::lower::{self, LoweredRule, Place};
 use super::precedence::{fold, join, note_conflict};
 use super::registry::Protocol;
 use super::virtual_service::Root;
-use super::{Findings, Mesh, Precedence, Viewpoint};
+use super::{Findings, Mesh, Precedence, Viewpoint, l4};
 use crate::diagnostic::Diagnostic;
 use crate::kubernetes::has_labels;
 use crate::model::gateway::{Server, ServerTlsMode};
+use crate::model::virtual_service::{L4MatchAttributes, TcpRoute, TlsMatchAttributes};
 use crate::model::{Gateway, Object};
 use crate::name::HostPattern;
-use crate::plan::{Chain, HttpTable, Listener, Target, Transport, Unclaimed, VirtualHost};
+use crate::plan::{Chain, Destination, HttpTable, Listener, Target, Transport, Unclaimed, VirtualHost};
 use crate::resources::Resources;
 
 /// What the listeners of one gateway are made from.
@@ -57,9 +58,12 @@ impl Inbound<'_> {
             })
             .filter(|(gateway, _)| has_labels(&self.viewpoint.labels, &gateway.spec.selector))
             .collect();
-        gateways.sort_by_key(|(gateway, applied)| match self.mesh.precedence {
-            Precedence::Istio => (gateway.metadata.creation_timestamp, 0),
-            Precedence::LastApplied => (None, *applied),
+        gateways.sort_by_key(|(gateway, applied)| {
+            let metadata = &gateway.metadata;
+            match self.mesh.precedence {
+                Precedence::Istio => (metadata.creation_timestamp, 0, metadata.name.as_str(), metadata.namespace.as_str()),
+                Precedence::LastApplied => (None, *applied, "", ""),
+            }
         });
         let mut servers = Vec::new();
         for (gateway, _) in gateways {
@@ -78,25 +82,106 @@ impl Inbound<'_> {
         servers
     }
 
-    /// The plain servers of a port share one table; each one that ends TLS has its own.
+    /// The plain HTTP servers of a port share one table; each one that ends TLS has its own; what is passed on has a
+    /// chain for each rule. The first server says whether the port is plain HTTP, TLS or opaque; others are left out.
     fn listener(&self, port: u16, servers: &[Bound<'_>], clusters: &mut Clusters<'_>, findings: &mut Findings) -> Listener {
         let mut listener = Listener::new(port, Vec::new());
-        let (encrypted, plain): (Vec<&Bound<'_>>, Vec<_>) = servers.iter().partition(|bound| bound.ends_tls());
-        let plain: Vec<_> = plain.into_iter().filter(|bound| bound.protocol() == Protocol::Http).collect();
+        let kind = servers.first().map(Bound::kind);
+        let alike = |bound: &&Bound<'_>| Some(bound.kind().family()) == kind.map(ServerKind::family);
+        let mut taken: Vec<HostPattern> = Vec::new();
+        let mut plain = Vec::new();
+        for bound in servers.iter().filter(alike) {
+            match bound.kind() {
+                ServerKind::Http => plain.push(bound),
+                ServerKind::Tcp => {
+                    if listener.chains.is_empty() {
+                        listener.chains.extend(self.tcp_chain(bound, clusters, findings));
+                        // The first server has the port, whether or not anybody binds to it.
+                        break;
+                    }
+                }
+                ServerKind::Https | ServerKind::Tls | ServerKind::Passthrough => {
+                    let hosts: Vec<HostPattern> = bound.all_hosts().collect();
+                    if hosts.iter().any(|host| taken.contains(host)) {
+                        continue;
+                    }
+                    taken.extend(hosts);
+                    listener.chains.extend(self.tls_chains(bound, clusters, findings));
+                }
+            }
+        }
         if !plain.is_empty() {
             let table = self.table(&format!("http.{port}"), &plain, false, clusters, findings);
             listener.chains.push(Chain::new(Target::Http(Arc::new(table))));
         }
-        for bound in encrypted {
-            let port_name = bound.server.port.as_ref().map(|port| port.name.as_str()).unwrap_or_default();
-            let name = format!("https.{port}.{port_name}.{}", bound.gateway);
-            let table = self.table(&name, &[bound], true, clusters, findings);
-            let mut chain = Chain::new(Target::Http(Arc::new(table)));
-            chain.transport = Transport::Terminated;
-            chain.server_names = bound.all_hosts().filter(|host| host.as_str() != "*").collect();
-            listener.chains.push(chain);
-        }
         listener
+    }
+
+    fn tls_chains(&self, bound: &Bound<'_>, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Chain> {
+        let mut chains: Vec<Chain> = match bound.kind() {
+            ServerKind::Passthrough => return self.passed_on(bound, clusters, findings),
+            ServerKind::Tls => self.tcp_chain(bound, clusters, findings).into_iter().collect(),
+            _ => {
+                let port_name = bound.server.port.as_ref().map(|port| port.name.as_str()).unwrap_or_default();
+                let name = format!("https.{}.{port_name}.{}", bound.port, bound.gateway);
+                let table = self.table(&name, &[bound], true, clusters, findings);
+                vec![Chain::new(Target::Http(Arc::new(table)))]
+            }
+        };
+        for chain in &mut chains {
+            chain.transport = Transport::Terminated;
+            let hosts: Vec<HostPattern> = bound.all_hosts().collect();
+            chain.server_names = if hosts.iter().any(|host| host.as_str() == "*") { Vec::new() } else { hosts };
+        }
+        chains
+    }
+
+    /// The VirtualServices that bind to a server by one of their hosts.
+    fn bound_roots(&self, bound: &Bound<'_>) -> impl Iterator<Item = &Root> {
+        let roots = self.roots.iter().filter(|root| root.binds(&bound.gateway));
+        roots.filter(|root| !intersection(&bound.hosts_for(&root.resource.namespace), &root.hosts).is_empty())
+    }
+
+    /// The first tcp rule that applies has all connections of the server.
+    fn tcp_chain(&self, bound: &Bound<'_>, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Option<Chain> {
+        let applies = |block: &L4MatchAttributes| {
+            (block.port == 0 || block.port == u32::from(bound.port))
+                && (block.gateways.is_empty() || block.gateways.contains(&bound.gateway))
+        };
+        let rules = l4::ordered(self.bound_roots(bound), self.mesh.precedence, |root| &root.tcp, l4::tcp_blocks);
+        let mut fitting =
+            rules.into_iter().filter(|(.., rule)| rule.r#match.is_empty() || rule.r#match.iter().flatten().any(applies));
+        let target = |(root, at, rule): (&Root, usize, &TcpRoute)| {
+            l4::target(root, &format!("spec.tcp[{at}]"), at, &rule.route, bound.port, clusters, findings)
+        };
+        fitting.find_map(target).map(Chain::new)
+    }
+
+    /// A chain for each tls match, by its server names; `AUTO_PASSTHROUGH` has one for each cluster of the mesh.
+    fn passed_on(&self, bound: &Bound<'_>, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Chain> {
+        if bound.server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough) {
+            return auto_passthrough(clusters);
+        }
+        let mut chains: Vec<Chain> = Vec::new();
+        for (root, at, rule) in l4::ordered(self.bound_roots(bound), self.mesh.precedence, |root| &root.tls, l4::tls_blocks) {
+            let applies = |block: &&TlsMatchAttributes| {
+                (block.port == 0 || block.port == u32::from(bound.port))
+                    && (block.gateways.is_empty() || block.gateways.contains(&bound.gateway))
+            };
+            for block in rule.r#match.iter().flatten().filter(applies) {
+                let names = l4::server_names(&block.sni_hosts);
+                if chains.iter().any(|chain| chain.server_names == names) {
+                    continue;
+                }
+                let field = format!("spec.tls[{at}]");
+                let Some(target) = l4::target(root, &field, at, &rule.route, bound.port, clusters, findings) else { continue };
+                let mut chain = Chain::new(target);
+                chain.transport = Transport::Tls;
+                chain.server_names = names;
+                chains.push(chain);
+            }
+        }
+        chains
     }
 
     fn table(
@@ -110,7 +195,7 @@ impl Inbound<'_> {
         let mut hosts: Vec<Claimed<'_>> = Vec::new();
         for bound in servers {
             let place = Place { port: bound.port, gateway: &bound.gateway, encrypted, viewpoint: self.viewpoint };
-            for root in self.roots.iter().filter(|root| root.gateways.contains(&bound.gateway)) {
+            for root in self.roots.iter().filter(|root| root.binds(&bound.gateway)) {
                 let rules: Arc<[LoweredRule]> = lower::rules(root, &place, clusters, findings).into();
                 let shared = bound.hosts_for(&root.resource.namespace);
                 for (host, written) in intersection(&shared, &root.hosts) {
@@ -177,11 +262,20 @@ impl Bound<'_> {
         Protocol::parse(self.server.port.as_ref().map(|port| port.protocol.as_str()).unwrap_or_default())
     }
 
-    /// Whether connections are decrypted here and carry HTTP.
-    fn ends_tls(&self) -> bool {
-        let https = self.server.port.as_ref().is_some_and(|port| port.protocol.eq_ignore_ascii_case("https"));
+    /// What the server does with a connection.
+    fn kind(&self) -> ServerKind {
         let mode = self.server.tls.as_ref().map(|tls| tls.mode);
-        https && !matches!(mode, None | Some(ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough))
+        let passes_on = matches!(mode, Some(ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough));
+        let https = self.server.port.as_ref().is_some_and(|port| port.protocol.eq_ignore_ascii_case("https"));
+        match (self.protocol(), mode) {
+            (Protocol::Http, _) => ServerKind::Http,
+            (Protocol::Tls, _) if passes_on => ServerKind::Passthrough,
+            (Protocol::Tls, None) => ServerKind::Passthrough,
+            (Protocol::Tls, Some(_)) if https => ServerKind::Https,
+            (Protocol::Tls, Some(_)) => ServerKind::Tls,
+            (_, Some(_)) if !passes_on => ServerKind::Tls,
+            _ => ServerKind::Tcp,
+        }
     }
 
     /// The server's hosts that a namespace's VirtualServices may bind to: `host`, `*/host`, `ns/host`, `./host`.
@@ -204,6 +298,53 @@ impl Bound<'_> {
         };
         self.server.hosts.iter().filter_map(host)
     }
+}
+
+/// What a server does with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ServerKind {
+    /// Plain HTTP.
+    Http,
+    /// TLS ends here; inside is HTTP.
+    Https,
+    /// TLS ends here; inside is anything.
+    Tls,
+    /// TLS is passed on by its server name.
+    Passthrough,
+    /// Plain connections of any kind.
+    Tcp,
+}
+
+impl ServerKind {
+    /// Servers of one family may share a port.
+    fn family(self) -> u8 {
+        match self {
+            ServerKind::Http => 0,
+            ServerKind::Https | ServerKind::Tls | ServerKind::Passthrough => 1,
+            ServerKind::Tcp => 2,
+        }
+    }
+}
+
+/// A chain for every cluster of the mesh, by the server name that Istio gives it: `outbound_.80_.v1_.host`.
+fn auto_passthrough(clusters: &mut Clusters<'_>) -> Vec<Chain> {
+    let services = clusters.registry.visible.clone();
+    let mut chains = Vec::new();
+    for service in services.iter().filter(|service| service.alias_of.is_none()) {
+        let host = service.host.as_str();
+        let subsets: Vec<String> =
+            clusters.rule(host).map(|rule| rule.subsets.iter().map(|(subset, _)| subset.name.clone()).collect()).unwrap_or_default();
+        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+            for subset in std::iter::once("").chain(subsets.iter().map(String::as_str)) {
+                let cluster = clusters.intern(host, subset, port.number);
+                let mut chain = Chain::new(Target::Tcp { destinations: vec![Destination::new(cluster, 0)], origin: None });
+                chain.transport = Transport::Tls;
+                chain.server_names = l4::server_names(&[format!("outbound_.{}_.{subset}_.{host}", port.number)]);
+                chains.push(chain);
+            }
+        }
+    }
+    chains
 }
 
 /// Of each pair that overlaps, the one that the other covers, with the VirtualService's own text.

@@ -2,13 +2,21 @@
 //!
 //! Source: istio `pilot/pkg/networking/core/tls.go` and `networkfilter.go`; reference section 10.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use super::Findings;
 use super::cluster::Clusters;
 use super::registry::{Kind, Protocol, Service};
-use super::sidecar::Outbound;
-use crate::plan::{Chain, Cidr, Destination, Listener, Target};
+use super::sidecar::{Outbound, short_forms};
+use super::virtual_service::Root;
+use super::{Findings, Precedence};
+use crate::diagnostic::Diagnostic;
+use crate::kubernetes::has_labels;
+use crate::model::virtual_service::{L4MatchAttributes, RouteDestination, TcpRoute, TlsMatchAttributes, TlsRoute};
+use crate::name::HostPattern;
+use crate::plan::{Chain, Cidr, Destination, Listener, Origin, Target};
 
 /// The listeners of ports that carry no HTTP.
 pub(super) fn listeners(
@@ -21,21 +29,30 @@ pub(super) fn listeners(
     for service in services.iter().filter(|service| service.alias_of.is_none()) {
         for port in service.ports.iter().filter(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Tls)) {
             let chains = chains(outbound, service, port.number, clusters, findings);
-            let addresses = match service.kind {
-                Kind::Headless => service.members.iter().filter_map(|member| member.address.parse().ok()).collect(),
-                _ => service.addresses.clone(),
-            };
-            add(Listener { chains, ..Listener::new(port.number, addresses) }, listeners);
+            add(Listener { chains, ..Listener::new(port.number, bind(service)) }, listeners);
         }
     }
 }
 
-/// Adds a listener; where one for the same place is there, it gets the chains.
+/// The addresses at which a service is listened to: its own, its pods' if it is headless; none for any.
+pub(super) fn bind(service: &Service) -> Vec<IpAddr> {
+    match service.kind {
+        Kind::Headless => service.members.iter().filter_map(|member| member.address.parse().ok()).collect(),
+        _ => service.addresses.clone(),
+    }
+}
+
+/// Adds a listener. Where one for the same place is there, it gets the chains that fit nothing it already takes.
 fn add(listener: Listener, listeners: &mut Vec<Listener>) {
     let there = listeners.iter_mut().find(|known| known.port == listener.port && known.addresses == listener.addresses);
-    match there {
-        Some(known) => known.chains.extend(listener.chains),
-        None => listeners.push(listener),
+    let Some(known) = there else { return listeners.push(listener) };
+    for chain in listener.chains {
+        let same = |other: &Chain| {
+            other.subnets == chain.subnets && other.server_names == chain.server_names && other.http_only == chain.http_only
+        };
+        if !known.chains.iter().any(same) {
+            known.chains.push(chain);
+        }
     }
 }
 
@@ -47,9 +64,219 @@ pub(super) fn chains(
     clusters: &mut Clusters<'_>,
     findings: &mut Findings,
 ) -> Vec<Chain> {
-    let _ = (outbound, findings);
-    let cluster = clusters.intern(service.host.as_str(), "", port);
-    let mut chain = Chain::new(Target::Tcp { destinations: vec![Destination::new(cluster, 0)], origin: None });
-    chain.subnets = service.subnets.iter().filter_map(|subnet| Cidr::parse(subnet)).collect();
-    vec![chain]
+    let place = L4Place { outbound, service, port };
+    if service.port(port).is_some_and(|port| port.protocol == Protocol::Tls) {
+        return place.tls(clusters, findings);
+    }
+    place.tcp(clusters, findings)
+}
+
+/// One port of one service, as a sidecar listens to it.
+struct L4Place<'a> {
+    outbound: &'a Outbound<'a>,
+    service: &'a Rc<Service>,
+    port: u16,
+}
+
+/// What a rule's match block asks of the client and the listener, whichever kind of rule it is of.
+struct Static<'m> {
+    port: u32,
+    gateways: &'m [String],
+    source_labels: &'m BTreeMap<String, String>,
+    source_namespace: &'m str,
+}
+
+impl L4Place<'_> {
+    /// All VirtualServices with a host that overlaps the service's have a say; there is no single winner.
+    fn roots(&self) -> impl Iterator<Item = &Root> {
+        let imported = self.outbound.roots.iter().filter(|root| self.outbound.scope.imports_rules(root, Some(self.port)));
+        imported.filter(|root| root.hosts.iter().any(|host| host.overlaps(&self.service.host)))
+    }
+
+    /// All four conditions are asked for, unlike in HTTP rules.
+    fn applies(&self, block: &Static<'_>) -> bool {
+        let client = self.outbound.viewpoint;
+        (block.port == 0 || block.port == u32::from(self.port))
+            && (block.gateways.is_empty() || block.gateways.iter().any(|gateway| gateway == "mesh"))
+            && has_labels(&client.labels, block.source_labels)
+            && (block.source_namespace.is_empty() || block.source_namespace == client.namespace)
+    }
+
+    fn own_subnets(&self) -> Vec<Cidr> {
+        self.service.subnets.iter().filter_map(|subnet| Cidr::parse(subnet)).collect()
+    }
+
+    fn own_chain(&self, clusters: &mut Clusters<'_>) -> Chain {
+        let cluster = clusters.intern(self.service.host.as_str(), "", self.port);
+        let mut chain = Chain::new(Target::Tcp { destinations: vec![Destination::new(cluster, 0)], origin: None });
+        chain.subnets = self.own_subnets();
+        chain
+    }
+
+    fn tcp(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Chain> {
+        let mut chains = Vec::new();
+        for (root, at, rule) in ordered(self.roots(), self.outbound.mesh.precedence, |root| &root.tcp, tcp_blocks) {
+            let Some(subnets) = self.tcp_subnets(rule) else { continue };
+            let Some(target) = target(root, &format!("spec.tcp[{at}]"), at, &rule.route, self.port, clusters, findings) else { continue };
+            let mut chain = Chain::new(target);
+            let terminal = subnets.is_empty() || subnets == self.own_subnets();
+            chain.subnets = if subnets.is_empty() { self.own_subnets() } else { subnets };
+            chains.push(chain);
+            if terminal {
+                return chains;
+            }
+        }
+        chains.push(self.own_chain(clusters));
+        chains
+    }
+
+    /// The destination ranges that a rule asks for; none for all; `None` where it does not apply.
+    fn tcp_subnets(&self, rule: &TcpRoute) -> Option<Vec<Cidr>> {
+        if rule.r#match.is_empty() {
+            return Some(Vec::new());
+        }
+        let mut subnets = Vec::new();
+        let mut some = false;
+        for block in rule.r#match.iter().flatten().filter(|block| self.applies(&Static::of_tcp(block))) {
+            some = true;
+            if block.destination_subnets.is_empty() {
+                return Some(Vec::new());
+            }
+            subnets.extend(block.destination_subnets.iter().filter_map(|subnet| Cidr::parse(subnet)));
+        }
+        some.then_some(subnets)
+    }
+
+    fn tls(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Chain> {
+        let mut chains: Vec<Chain> = Vec::new();
+        let mut subnets = self.own_subnets();
+        for (root, at, rule) in ordered(self.roots(), self.outbound.mesh.precedence, |root| &root.tls, tls_blocks) {
+            for block in rule.r#match.iter().flatten().filter(|block| self.applies(&Static::of_tls(block))) {
+                if !block.destination_subnets.is_empty() {
+                    // As in Istio, a match's ranges hold for the service's later matches as well.
+                    subnets = block.destination_subnets.iter().filter_map(|subnet| Cidr::parse(subnet)).collect();
+                }
+                let names = server_names(&block.sni_hosts);
+                if chains.iter().any(|chain| chain.server_names == names && chain.subnets == subnets) {
+                    continue;
+                }
+                let Some(target) = target(root, &format!("spec.tls[{at}]"), at, &rule.route, self.port, clusters, findings) else { continue };
+                let mut chain = Chain::new(target);
+                chain.server_names = names;
+                chain.subnets.clone_from(&subnets);
+                chains.push(chain);
+            }
+        }
+        if chains.is_empty() {
+            chains.push(self.own_tls_chain(clusters));
+        }
+        chains
+    }
+
+    /// Without an address of its own, a service can be told by the server name alone.
+    fn own_tls_chain(&self, clusters: &mut Clusters<'_>) -> Chain {
+        let mut chain = self.own_chain(clusters);
+        if !self.service.subnets.is_empty() || bind(self.service).is_empty() {
+            let visible = &clusters.registry.visible;
+            let aliases = visible.iter().filter(|other| other.alias_of.as_deref() == Some(self.service.host.as_str()));
+            let domain = self.outbound.dns_domain();
+            let mut names = vec![self.service.host.as_str().to_string()];
+            for alias in aliases {
+                names.extend(short_forms(alias.host.as_str(), &domain));
+                names.push(alias.host.as_str().to_string());
+            }
+            chain.server_names = server_names(&names);
+        }
+        chain
+    }
+}
+
+impl<'m> Static<'m> {
+    fn of_tcp(block: &'m L4MatchAttributes) -> Self {
+        Static {
+            port: block.port,
+            gateways: &block.gateways,
+            source_labels: &block.source_labels,
+            source_namespace: &block.source_namespace,
+        }
+    }
+
+    fn of_tls(block: &'m TlsMatchAttributes) -> Self {
+        Static {
+            port: block.port,
+            gateways: &block.gateways,
+            source_labels: &block.source_labels,
+            source_namespace: &block.source_namespace,
+        }
+    }
+}
+
+pub(super) fn tcp_blocks(rule: &TcpRoute) -> Vec<String> {
+    rule.r#match.iter().map(|block| format!("{:?}", block.clone().unwrap_or_default())).collect()
+}
+
+pub(super) fn tls_blocks(rule: &TlsRoute) -> Vec<String> {
+    rule.r#match.iter().map(|block| format!("{:?}", block.clone().unwrap_or_default())).collect()
+}
+
+/// The rules of several VirtualServices, with their index: in the order in which these count, or, under
+/// [`Precedence::LastApplied`], the later one's first, without earlier rules that are the same, catch-alls last.
+pub(super) fn ordered<'r, R>(
+    roots: impl Iterator<Item = &'r Root>,
+    mode: Precedence,
+    rules: impl Fn(&'r Root) -> &'r Vec<R>,
+    blocks: impl Fn(&R) -> Vec<String>,
+) -> Vec<(&'r Root, usize, &'r R)> {
+    let each = |root: &'r Root| rules(root).iter().enumerate().map(move |(at, rule)| (root, at, rule));
+    if mode == Precedence::Istio {
+        return roots.flat_map(each).collect();
+    }
+    let mut folded: Vec<(&Root, usize, &R)> = Vec::new();
+    let mut last: Option<(&Root, usize, &R)> = None;
+    let key = |rule: &R| blocks(rule).into_iter().collect::<std::collections::BTreeSet<_>>();
+    for root in roots {
+        let catch_all = rules(root).iter().position(|rule| blocks(rule).is_empty());
+        let own: Vec<_> = each(root).take(catch_all.unwrap_or(usize::MAX)).collect();
+        folded.retain(|(.., rule)| !own.iter().any(|(.., newer)| key(newer) == key(rule)));
+        folded = own.into_iter().chain(folded).collect();
+        last = catch_all.map(|at| (root, at, &rules(root)[at])).or(last);
+    }
+    folded.into_iter().chain(last).collect()
+}
+
+pub(super) fn server_names(hosts: &[String]) -> Vec<HostPattern> {
+    hosts.iter().filter_map(|host| HostPattern::parse(host).ok()).map(|host| host.to_lowercase()).collect()
+}
+
+/// Where the connections of a rule go; `None`, with a finding, where it names nobody.
+pub(super) fn target(
+    root: &Root,
+    field: &str,
+    at: usize,
+    routes: &[Option<RouteDestination>],
+    port: u16,
+    clusters: &mut Clusters<'_>,
+    findings: &mut Findings,
+) -> Option<Target> {
+    let written: Vec<(usize, &RouteDestination)> =
+        routes.iter().enumerate().filter_map(|(at, route)| Some((at, route.as_ref()?))).collect();
+    let several = written.len() > 1;
+    let mut destinations = Vec::new();
+    for (place, route) in written.iter().filter(|(_, route)| !several || route.weight > 0) {
+        let Some(to) = &route.destination else { continue };
+        let port = to.port.as_ref().and_then(|port| u16::try_from(port.number).ok()).unwrap_or(port);
+        let cluster = clusters.intern(&to.host, &to.subset, port);
+        if let Some(finding) = clusters.fault(cluster) {
+            findings.push(finding.at(&root.resource, format!("{field}.route[{place}].destination")));
+        }
+        destinations.push(Destination::new(cluster, u32::try_from(route.weight).unwrap_or(0)));
+    }
+    if destinations.is_empty() {
+        let finding = Diagnostic::error("bad-rule", "the rule names no destination, or its weights add up to 0");
+        findings.push(finding.at(&root.resource, field).remedy("the rule is left out until it is mended"));
+        return None;
+    }
+    let field: Arc<str> = field.into();
+    let origin = Origin { resource: root.resource.clone(), rule: at as u32, block: None, written_in: root.resource.clone(), field };
+    Some(Target::Tcp { destinations, origin: Some(origin) })
 }

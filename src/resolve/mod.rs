@@ -12,6 +12,7 @@ mod l4;
 mod lower;
 mod precedence;
 mod registry;
+mod scope;
 mod sidecar;
 mod viewpoint;
 mod virtual_service;
@@ -26,6 +27,7 @@ use cluster::Clusters;
 use destination_rule::Rules;
 use gateway::Inbound;
 use registry::Registry;
+use scope::Scope;
 use sidecar::Outbound;
 
 /// Findings made on the way.
@@ -56,18 +58,24 @@ impl Plan {
     /// ```
     pub fn resolve(resources: &Resources, viewpoint: &Viewpoint, mesh: &Mesh) -> Resolution {
         let mut findings = Findings::new();
-        let registry = Registry::new(resources, viewpoint, mesh);
+        let mut roots = virtual_service::visible(resources, &viewpoint.namespace, mesh, &mut findings);
+        let mut scope = Scope::default();
+        if viewpoint.kind == ViewpointKind::Sidecar {
+            scope = Scope::new(resources, viewpoint, mesh);
+            roots.retain(|root| root.binds("mesh") && scope.imports_rules(root, None));
+            scope.add_destinations(&roots);
+        }
+        let registry = Registry::new(resources, viewpoint, mesh, &scope);
         let rules = Rules::new(resources, mesh, &mut findings);
         let mut clusters = Clusters::new(&registry, &rules, viewpoint, mesh);
-        let roots = virtual_service::visible(resources, &viewpoint.namespace, mesh, &mut findings);
         let mut plan = Plan::default();
         match viewpoint.kind {
             ViewpointKind::Sidecar => {
-                let roots = roots.into_iter().filter(|root| root.gateways.iter().any(|gateway| gateway == "mesh")).collect();
-                let outbound = Outbound { viewpoint, mesh, roots };
+                let policy = scope.outbound.unwrap_or(mesh.outbound);
+                let outbound = Outbound { viewpoint, mesh, roots, scope, policy };
                 plan.listeners = outbound.listeners(&mut clusters, &mut findings);
                 plan.names = sidecar::names(&outbound, &registry.visible);
-                plan.unmatched = match mesh.outbound {
+                plan.unmatched = match policy {
                     OutboundPolicy::AllowAny => Unmatched::Passthrough,
                     OutboundPolicy::RegistryOnly => Unmatched::Blackhole,
                 };

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use super::scope::Scope;
 use super::visibility::Export;
 use super::{Mesh, Viewpoint};
 use crate::diagnostic::ResourceRef;
@@ -130,7 +131,7 @@ pub(super) struct Registry {
 
 impl Registry {
     /// Reads services out of resources, for one client.
-    pub(super) fn new(resources: &Resources, viewpoint: &Viewpoint, mesh: &Mesh) -> Self {
+    pub(super) fn new(resources: &Resources, viewpoint: &Viewpoint, mesh: &Mesh, scope: &Scope) -> Self {
         let world = World::new(resources);
         let mut all: HashMap<String, Vec<Rc<Service>>> = HashMap::new();
         for service in world.services(resources, mesh) {
@@ -139,10 +140,11 @@ impl Registry {
         let mut by_host: HashMap<String, Rc<Service>> = HashMap::new();
         for (host, candidates) in &mut all {
             candidates.sort_by_key(|service| service.rank());
-            let seen = || candidates.iter().filter(|service| service.export.reaches(&viewpoint.namespace));
-            let own = seen().find(|service| service.namespace == viewpoint.namespace);
-            if let Some(chosen) = own.or_else(|| seen().next()) {
-                by_host.insert(host.clone(), chosen.clone());
+            let reached = candidates.iter().filter(|service| service.export.reaches(&viewpoint.namespace));
+            let seen: Vec<Service> = reached.filter_map(|service| scope.trim((**service).clone())).collect();
+            let own = seen.iter().position(|service| service.namespace == viewpoint.namespace).unwrap_or(0);
+            if let Some(chosen) = seen.into_iter().nth(own) {
+                by_host.insert(host.clone(), Rc::new(chosen));
             }
         }
         let mut visible: Vec<_> = by_host.values().cloned().collect();

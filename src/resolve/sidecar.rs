@@ -11,6 +11,7 @@ use super::cluster::Clusters;
 use super::lower::{self, LoweredRule, Place};
 use super::precedence::{alone, fold, note_conflict};
 use super::registry::{Kind, Protocol, Service};
+use super::scope::Scope;
 use super::virtual_service::Root;
 use super::{Findings, Mesh, OutboundPolicy, Precedence, Viewpoint, l4};
 use crate::name::HostPattern;
@@ -22,8 +23,10 @@ use crate::plan::{
 pub(super) struct Outbound<'a> {
     pub(super) viewpoint: &'a Viewpoint,
     pub(super) mesh: &'a Mesh,
-    /// The VirtualServices that bind to `mesh`, in the order in which they count.
+    /// The VirtualServices that bind to `mesh` and are imported, in the order in which they count.
     pub(super) roots: Vec<Root>,
+    pub(super) scope: Scope,
+    pub(super) policy: OutboundPolicy,
 }
 
 impl Outbound<'_> {
@@ -39,8 +42,7 @@ impl Outbound<'_> {
                 protocol == Some(Protocol::Http) || (protocol == Some(Protocol::Sniffed) && !has_own_listener(service))
             };
             if services.iter().any(open) {
-                let declared = services.iter().any(|s| s.port(port).is_some_and(|p| p.protocol == Protocol::Http));
-                listeners.push(self.open_listener(port, &table, declared));
+                listeners.push(self.open_listener(port, &table, &services, clusters, findings));
             }
             for service in services.iter().filter(|service| has_own_listener(service)) {
                 if service.port(port).is_some_and(|port| port.protocol == Protocol::Sniffed) {
@@ -52,11 +54,26 @@ impl Outbound<'_> {
         listeners
     }
 
-    fn open_listener(&self, port: u16, table: &HttpTable, declared: bool) -> Listener {
+    /// What is HTTP is routed by its host, whoever's address was dialled. The rest belongs to the first sniffed service
+    /// without an address, if there is one, and else to nobody.
+    fn open_listener(
+        &self,
+        port: u16,
+        table: &HttpTable,
+        services: &[Rc<Service>],
+        clusters: &mut Clusters<'_>,
+        findings: &mut Findings,
+    ) -> Listener {
         let mut listener = Listener::new(port, Vec::new());
         let mut chain = Chain::new(Target::Http(Arc::new(table.clone())));
-        chain.http_only = !declared;
+        chain.http_only = true;
         listener.chains.push(chain);
+        let sniffed = |service: &&Rc<Service>| {
+            !has_own_listener(service) && service.port(port).is_some_and(|port| port.protocol == Protocol::Sniffed)
+        };
+        if let Some(service) = services.iter().find(sniffed) {
+            listener.chains.extend(l4::chains(self, service, port, clusters, findings));
+        }
         listener
     }
 
@@ -78,7 +95,7 @@ impl Outbound<'_> {
             host.domains = HostPattern::parse("*").into_iter().collect();
             Arc::new(host)
         }));
-        let mut listener = Listener::new(port, service.addresses.clone());
+        let mut listener = Listener::new(port, l4::bind(service));
         let mut http = Chain::new(Target::Http(Arc::new(sniffed)));
         http.http_only = true;
         listener.chains.push(http);
@@ -87,7 +104,7 @@ impl Outbound<'_> {
     }
 
     fn unclaimed(&self) -> Unclaimed {
-        match self.mesh.outbound {
+        match self.policy {
             OutboundPolicy::AllowAny => Unclaimed::Passthrough,
             OutboundPolicy::RegistryOnly => Unclaimed::BlockAll,
         }
@@ -126,7 +143,8 @@ impl Outbound<'_> {
     ) -> Vec<Claim<'s>> {
         let place = Place { port, gateway: "mesh", encrypted: false, viewpoint: self.viewpoint };
         let on_port = |root: &&Root| {
-            port == 80 || root.hosts.iter().any(|host| services.iter().any(|service| host.overlaps(&service.host)))
+            let imported = self.scope.imports_rules(root, Some(port));
+            imported && (port == 80 || root.hosts.iter().any(|host| services.iter().any(|service| host.overlaps(&service.host))))
         };
         let lowered: Vec<(&Root, Vec<LoweredRule>)> = self
             .roots
@@ -276,7 +294,7 @@ fn default_route(service: &Service, port: u16, clusters: &mut Clusters<'_>) -> R
 
 /// Whether a sniffed port of this service is listened to at addresses of its own.
 fn has_own_listener(service: &Service) -> bool {
-    service.kind != Kind::Headless && !service.addresses.is_empty()
+    service.alias_of.is_none() && !l4::bind(service).is_empty()
 }
 
 /// The names by which a client may call a service (reference 2.5).
@@ -295,7 +313,7 @@ fn service_domains(service: &Service, visible: &[Rc<Service>], outbound: &Outbou
 }
 
 impl Outbound<'_> {
-    fn dns_domain(&self) -> String {
+    pub(super) fn dns_domain(&self) -> String {
         if self.viewpoint.dns_domain.is_empty() {
             return format!("{}.svc.{}", self.viewpoint.namespace, self.mesh.domain);
         }
@@ -360,8 +378,5 @@ pub(super) fn names(outbound: &Outbound<'_>, visible: &[Rc<Service>]) -> BTreeMa
 fn addresses(service: &Service, visible: &[Rc<Service>]) -> Vec<IpAddr> {
     let target = service.alias_of.as_ref().and_then(|host| visible.iter().find(|other| other.host.as_str() == host));
     let service = target.map_or(service, |target| target);
-    match service.kind {
-        Kind::Headless => service.members.iter().filter_map(|member| member.address.parse().ok()).collect(),
-        _ => service.addresses.clone(),
-    }
+    l4::bind(service)
 }

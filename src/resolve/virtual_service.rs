@@ -25,6 +25,13 @@ pub(super) struct Root {
     pub(super) applied: u64,
 }
 
+impl Root {
+    /// Whether it is for a gateway: `mesh`, or `namespace/name`.
+    pub(super) fn binds(&self, gateway: &str) -> bool {
+        self.gateways.iter().any(|known| known == gateway)
+    }
+}
+
 /// One http rule, with where it was written.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {

@@ -131,6 +131,8 @@ const HEADERS: [&str; 14] = [
     "host",
 ];
 const VALUES: [&str; 10] = ["1", "1,2", "2", "12", "1a", "", "true", "A", "a=1; b=2", "https"];
+/// Nobody trims what stands in a query.
+const QUERY_VALUES: [&str; 6] = ["1", " 1", "1 ", "", "a=1", "%31"];
 const QUERIES: [&str; 4] = ["q", "v", "a", ""];
 const METHODS: [&str; 5] = ["GET", "POST", "get", "GETX", "PUT"];
 const SCHEMES: [&str; 3] = ["http", "https", "HTTPS"];
@@ -311,7 +313,7 @@ fn condition(choices: &mut Choices<'_>, domains: &[HostPattern]) -> Condition {
         match choices.below(12) {
             0..=4 => condition.path = path_match(choices),
             5..=7 => condition.headers.push(header_match(choices)),
-            8 => condition.query.push(QueryMatch::new(choices.one(&QUERIES), value_match(choices, &VALUES))),
+            8 => condition.query.push(QueryMatch::new(choices.one(&QUERIES), value_match(choices, &QUERY_VALUES))),
             9 => condition.method = Some(value_match(choices, &METHODS)),
             10 => condition.authority = Some(authority_match(choices, domains)),
             _ => condition.scheme = Some(value_match(choices, &SCHEMES[..2])),
@@ -343,6 +345,7 @@ fn header_match(choices: &mut Choices<'_>) -> HeaderMatch {
         0..=4 => HeaderMatch::new(name, value),
         5..=6 => HeaderMatch::without(name, value),
         _ => {
+            let value = if choices.chance(30) { ValueMatch::Exact("".into()) } else { value };
             let mut odd = HeaderMatch::new(name, value);
             (odd.invert, odd.missing_is_empty) = (choices.chance(50), choices.chance(50));
             odd
@@ -515,7 +518,7 @@ fn random(choices: &mut Choices<'_>, plan: &Plan) -> OwnedRequest {
         request.headers.push(line);
     }
     if choices.chance(30) {
-        ask(&mut request, choices.one(&QUERIES), choices.one(&VALUES));
+        ask(&mut request, choices.one(&QUERIES), choices.one(&QUERY_VALUES));
     }
     request.hello = choices.chance(20);
     let name = host(choices.one(&NAMES));
@@ -606,7 +609,7 @@ fn satisfy(choices: &mut Choices<'_>, request: &mut OwnedRequest, condition: &Co
         satisfy_header(choices, request, test);
     }
     for test in &condition.query {
-        let value = value_for(choices, &test.value, &VALUES);
+        let value = value_for(choices, &test.value, &QUERY_VALUES);
         ask(request, &test.name, &value);
     }
 }

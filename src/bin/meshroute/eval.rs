@@ -102,17 +102,28 @@ fn id_of(line: &str) -> Value {
 const TWIN: char = '\u{1}';
 
 fn results(case: &Case) -> Result<Vec<Value>, String> {
-    let mut reader = Reader::new(Reading::Strict);
-    reader.text(&case.resources, "-");
-    if let Some(error) = reader.findings().iter().find(|finding| finding.severity == Severity::Error) {
-        return Err(error.to_string());
-    }
     let mut resources = Resources::new();
-    reader.tell_twins_apart(TWIN);
-    resources.apply_read(reader);
+    resources.apply_read(admitted(&case.resources)?);
     let resolution = Plan::resolve(&resources, &viewpoint(&case.client), &mesh(case));
     let router = Router::compile(resolution.plan).map_err(|error| error.to_string())?;
     Ok(case.requests.iter().map(|ask| result(&router, ask)).collect())
+}
+
+/// The resources as a cluster's admission lets them in: read strictly, but for unknown fields, which are dropped.
+fn admitted(text: &str) -> Result<Reader, String> {
+    let read = |reading| {
+        let mut reader = Reader::new(reading);
+        reader.text(text, "-");
+        reader.tell_twins_apart(TWIN);
+        reader
+    };
+    let strict = read(Reading::Strict);
+    let errors = || strict.findings().iter().filter(|finding| finding.severity == Severity::Error);
+    match errors().find(|finding| finding.code != "unknown-field") {
+        Some(error) => Err(error.to_string()),
+        None if errors().next().is_none() => Ok(strict),
+        None => Ok(read(Reading::Lenient)),
+    }
 }
 
 fn viewpoint(client: &Client) -> Viewpoint {
