@@ -7,8 +7,11 @@ mod plans;
 
 use std::path::{Path, PathBuf};
 
-/// The fuzz targets, and what each does with its bytes.
-const TARGETS: [(&str, fn(&[u8])); 3] =
+/// What a target does with its bytes.
+type Body = fn(&[u8]);
+
+/// The fuzz targets.
+const TARGETS: [(&str, Body); 3] =
     [("reading", bodies::reading), ("asking", bodies::asking), ("agreeing", bodies::agreeing)];
 
 fn kept() -> PathBuf {
@@ -27,7 +30,7 @@ fn is_packaged() -> bool {
     !Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").exists()
 }
 
-fn replay(target: &str, body: fn(&[u8])) {
+fn replay(target: &str, body: Body) {
     if is_packaged() {
         return println!("there is no folder `fuzz`");
     }

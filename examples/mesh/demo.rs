@@ -78,6 +78,21 @@ spec:
         - destination: {host: nginx.default.svc.cluster.local, subset: online}
 ";
 
+/// A regular expression that is none.
+const REGEX: &str = "\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: regex
+spec:
+  hosts: [nginx.default.svc.cluster.local]
+  http:
+    - match:
+        - headers: {canary_id: {regex: '[0-9'}}
+      route:
+        - destination: {host: nginx.default.svc.cluster.local, subset: online}
+";
+
 /// A way in from outside.
 const INGRESS: &str = "\
 apiVersion: networking.istio.io/v1
@@ -114,7 +129,7 @@ pub async fn run() -> Result<(), Failure> {
     copy(&scenario(), &folder)?;
     let started = Instant::now();
     let mesh = Running::start(&folder, room)?;
-    let mut tour = Tour { mesh, folder, paper: Paper::new(), readings: 0, sidecar: None };
+    let mut tour = Tour { mesh, folder, paper: Paper::new(), readings: 0, sidecar: None, known: Vec::new() };
     let outcome = tokio::select! {
         outcome = tour.guide(started) => outcome,
         _ = stop_asked() => Err("stopped before the end".into()),
@@ -144,6 +159,8 @@ struct Tour {
     /// How often discovery had read the folder when it was last looked at.
     readings: u64,
     sidecar: Option<SocketAddr>,
+    /// What was found in the folder so far.
+    known: Vec<String>,
 }
 
 impl Tour {
@@ -164,26 +181,28 @@ impl Tour {
         self.sidecar = Some(self.mesh.socket(&format!("proxy {}", master.name), "http_proxy").await?);
         let paper = &self.paper;
         paper.title("A small service mesh, on this machine only");
-        paper.line("");
         paper.prose(
             "In a mesh every program (a pod) has a small proxy beside it (its sidecar). A program just asks for \
              a service by name; its sidecar decides, by rules that operators write in YAML, which pod gets the request.",
         );
-        paper.line("");
-        let parts = self.mesh.parts.borrow().len();
-        paper.line(&format!("  files      {}, a copy of examples/mesh/config/nginx-canary", count_files(&self.folder)?));
-        paper.line(&format!("  processes  {parts}: discovery (reads the files and tells the others), a gateway, a kube-proxy,"));
-        paper.line(&format!("             {} pods and a sidecar for each", status.pods.len()));
+        paper.gap();
+        let (parts, files) = (self.mesh.parts.borrow().len(), count_files(&self.folder)?);
+        paper.line(&format!("  files      {files}, a copy of examples/mesh/config/nginx-canary"));
+        paper.line(&format!("  processes  {parts}: discovery (reads the files and tells the others), a gateway,"));
+        paper.line(&format!("             a kube-proxy, {} pods and a sidecar for each", status.pods.len()));
         paper.line(&format!("  ready      {} after the start", seconds(started)));
-        paper.line("");
-        for pod in &status.pods {
-            paper.line(&format!("  pod        {}", short(&pod.name)));
+        paper.gap();
+        for (at, pod) in status.pods.iter().enumerate() {
+            let labels = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ");
+            let head = if at == 0 { "pods" } else { "" };
+            paper.line(&format!("  {head:<9}  {:<46} {labels}", short(&pod.name)));
         }
         paper.heading("What discovery found in the files");
         if status.findings.is_empty() {
             paper.line("  nothing to complain of");
         }
         status.findings.iter().for_each(|finding| self.finding(finding));
+        self.known = status.findings.iter().map(|finding| finding.message.clone()).collect();
         Ok(())
     }
 
@@ -206,7 +225,7 @@ impl Tour {
 
     async fn eleventh_canary(&mut self) -> Result<(), Failure> {
         self.paper.heading("3. The eleventh canary arrives");
-        self.write("nginx-canary-11.yaml", CANARY_11, "a Deployment labelled canaryId: '11'").await?;
+        self.write("nginx-canary-11.yaml", CANARY_11, "a Deployment labelled canaryId '11'").await?;
         self.tally("1", 40).await?;
         self.tally("2", 10).await?;
         self.tally("3", 10).await
@@ -219,6 +238,7 @@ impl Tour {
              whatever its headers are.",
         );
         let service = self.mesh.socket("kubeproxy", "default/nginx:5000").await?;
+        self.paper.gap();
         self.paper.command(&format!("curl -s {service} -H \"canary_id: 2\"    # 12 times"));
         let mut counts = BTreeMap::new();
         for _ in 0..12 {
@@ -232,29 +252,32 @@ impl Tour {
     async fn later_rule(&mut self) -> Result<(), Failure> {
         self.paper.heading("5. A later VirtualService with the same rule");
         self.paper.prose("Where two of them say what to do with `canary_id: 2`, the one applied later counts.");
-        self.write("override.yaml", OVERRIDE, "canary_id 2 -> online").await?;
+        self.write("override.yaml", OVERRIDE, "`canary_id: 2` goes to online").await?;
         self.show(Some("2")).await?;
         self.remove("override.yaml").await?;
         self.show(Some("2")).await
     }
 
     async fn broken_edit(&mut self) -> Result<(), Failure> {
-        self.paper.heading("6. A broken edit");
-        let status = self.write("broken.yaml", BROKEN, "a bracket is missing").await?;
-        self.paper.line("    refused as a whole, because of");
-        status.refused.iter().filter(|finding| finding.severity == meshroute::Severity::Error).for_each(|finding| {
-            self.finding(finding);
-        });
-        self.paper.line("    and traffic goes on with the last good version:");
-        self.show(Some("2")).await?;
-        self.remove("broken.yaml").await.map(drop)
+        self.paper.heading("6. Broken edits");
+        self.paper.prose("Each is refused as a whole. What was in force before stays in force, everywhere.");
+        for (name, text, about) in [
+            ("broken.yaml", BROKEN, "a bracket is missing"),
+            ("regex.yaml", REGEX, "a regular expression that is none"),
+        ] {
+            self.write(name, text, about).await?;
+            self.show(Some("2")).await?;
+            self.remove(name).await?;
+        }
+        Ok(())
     }
 
     async fn gateway(&mut self) -> Result<(), Failure> {
         self.paper.heading("7. A way in from outside");
-        self.write("shop.yaml", INGRESS, "a Gateway for shop.example.com, and a VirtualService bound to it").await?;
+        self.write("shop.yaml", INGRESS, "a Gateway and a VirtualService for it").await?;
         let door = self.mesh.socket("gateway", "80").await?;
         for (host, path) in [("shop.example.com", "/"), ("shop.example.com", "/next/"), ("other.example.com", "/")] {
+            self.paper.gap();
             self.paper.command(&format!("curl -s {door}{path} -H \"Host: {host}\""));
             let answer = client::get(door, path, &[("host", host)]).await?;
             self.answered(&answer);
@@ -285,6 +308,7 @@ impl Tour {
     fn command_line(&self, id: Option<&str>, remark: &str) -> Result<SocketAddr, Failure> {
         let proxy = self.sidecar.ok_or("the sidecar is missing")?;
         let header = id.map(|id| format!(" -H \"canary_id: {id}\"")).unwrap_or_default();
+        self.paper.gap();
         self.paper.command(&format!("http_proxy={proxy} curl -s nginx:5000{header}{remark}"));
         Ok(proxy)
     }
@@ -305,25 +329,35 @@ impl Tour {
     }
 
     /// Puts a file into the folder and waits until everybody has what follows from it.
-    async fn write(&mut self, name: &str, text: &str, about: &str) -> Result<Status, Failure> {
+    async fn write(&mut self, name: &str, text: &str, about: &str) -> Result<(), Failure> {
         std::fs::write(self.folder.join(name), text)?;
-        self.paper.line("");
-        self.changed(&format!("+ {name}   {about}")).await
+        self.changed(&format!("+ {name}"), about).await
     }
 
-    async fn remove(&mut self, name: &str) -> Result<Status, Failure> {
+    async fn remove(&mut self, name: &str) -> Result<(), Failure> {
         std::fs::remove_file(self.folder.join(name))?;
-        self.paper.line("");
-        self.changed(&format!("- {name}   taken away")).await
+        self.changed(&format!("- {name}"), "taken away").await
     }
 
-    async fn changed(&mut self, what: &str) -> Result<Status, Failure> {
+    async fn changed(&mut self, file: &str, about: &str) -> Result<(), Failure> {
         let since = Instant::now();
         let status = self.settle().await?;
-        let came = if status.refused.is_empty() { "in force everywhere" } else { "looked at" };
-        self.paper.line(&format!("  {what}"));
-        self.paper.line(&format!("    {came} after {}", seconds(since)));
-        Ok(status)
+        let came = if status.refused.is_empty() { "in force everywhere" } else { "refused" };
+        self.paper.gap();
+        self.paper.change(file, about, &format!("{came} after {}", seconds(since)));
+        self.news(&status.refused);
+        self.news(&status.findings);
+        Ok(())
+    }
+
+    /// Prints what was not found before.
+    fn news(&mut self, findings: &[Diagnostic]) {
+        for finding in findings {
+            if !self.known.contains(&finding.message) {
+                self.finding(finding);
+                self.known.push(finding.message.clone());
+            }
+        }
     }
 
     async fn settle(&mut self) -> Result<Status, Failure> {
@@ -334,10 +368,11 @@ impl Tour {
 
     fn finding(&self, finding: &Diagnostic) {
         let place = finding.place.as_ref().map(|place| format!("{}:{}", place.file, place.line)).unwrap_or_default();
-        self.paper.line(&format!("  {:<9}{place}", finding.severity.to_string()));
-        self.paper.indented(11, &finding.message);
+        self.paper.gap();
+        self.paper.line(&format!("    {:<9}{place}", finding.severity.to_string()));
+        self.paper.indented(13, &finding.message);
         if !finding.remedy.is_empty() {
-            self.paper.indented(11, &finding.remedy);
+            self.paper.indented(13, &finding.remedy);
         }
     }
 }
@@ -356,6 +391,7 @@ fn who(answer: &Answer) -> String {
 }
 
 fn with_flag(answer: &Answer, said: &str) -> String {
+    let said = if said.is_empty() { "without a body" } else { said };
     format!("{} {said}", answer.header("x-meshroute-flags")).trim().to_string()
 }
 

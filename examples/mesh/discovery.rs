@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -100,7 +101,7 @@ async fn watch_folder(folder: PathBuf, state: PathBuf, shared: Arc<Shared>) {
 fn take(reader: Reader, state: &Path, shared: &Shared) {
     let accepted = shared.world().accept(reader);
     if accepted && let Err(error) = remember(state, &shared.world().journal()) {
-        eprintln!("discovery: the order of application cannot be kept: {error}");
+        let _ = writeln!(std::io::stderr(), "discovery: the order of application cannot be kept: {error}");
     }
     shared.changed.send_replace(());
 }

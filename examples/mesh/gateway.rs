@@ -45,11 +45,12 @@ async fn follow(
             kept
         });
         for port in wanted {
-            if !open.contains_key(&port) {
-                let (listener, address) = wire::bind(args.port_of(&port.to_string())).await?;
-                let serving = forward::serve(listener, Arc::clone(station), Door::Gateway(port));
-                open.insert(port, (address.port(), tokio::spawn(serving)));
+            if open.contains_key(&port) {
+                continue;
             }
+            let (listener, address) = wire::bind(args.port_of(&port.to_string())).await?;
+            let serving = forward::serve(listener, Arc::clone(station), Door::Gateway(port));
+            open.insert(port, (address.port(), tokio::spawn(serving)));
         }
         session::report(open.iter().map(|(port, (real, _))| (port.to_string(), *real)).collect())?;
     }

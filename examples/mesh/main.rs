@@ -12,17 +12,20 @@ mod discovery;
 mod forward;
 mod gateway;
 mod kubeproxy;
+mod message;
 mod node;
 mod paper;
 mod pod;
 mod pool;
 mod proxy;
+mod retry;
 mod serve;
 mod session;
 mod status;
 mod wire;
 mod world;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use args::Args;
@@ -55,7 +58,7 @@ async fn main() -> ExitCode {
         Err(error) => Err(error.into()),
     };
     let Err(error) = outcome else { return ExitCode::SUCCESS };
-    eprintln!("mesh: {error}");
+    let _ = writeln!(std::io::stderr(), "mesh: {error}");
     ExitCode::FAILURE
 }
 
@@ -72,7 +75,7 @@ async fn run(command: &str, args: Args) -> Result<(), Failure> {
         "gateway" => gateway::run(&args).await,
         "kubeproxy" => kubeproxy::run(&args).await,
         "help" | "--help" | "-h" => {
-            print!("{HELP}");
+            let _ = std::io::stdout().write_all(HELP.as_bytes());
             Ok(())
         }
         other => Err(format!("unknown command `{other}`; `mesh help` names those that there are").into()),

@@ -8,18 +8,18 @@ use std::fs::{File, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::Failure;
 use crate::client;
 use crate::session::subscribe;
 use crate::status::Status;
 use crate::wire::{self, MAX_SHORT_LINE, Part, PodSpec, Report, Whereabouts};
-use crate::Failure;
 
 /// The pause before a part is started again, at first and at most. One that lived for the longest pause begins anew.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -53,6 +53,7 @@ pub struct Running {
     pub events: mpsc::UnboundedReceiver<String>,
     /// Where it keeps its log.
     pub room: Room,
+    node: Weak<Node>,
     tasks: JoinSet<()>,
 }
 
@@ -63,7 +64,7 @@ impl Running {
         let log = OpenOptions::new().create(true).append(true).open(room.path("access.log"))?;
         let (program, parts) = (std::env::current_exe()?, watch::Sender::default());
         let node = Arc::new(Node { program, log, parts, discovery: watch::Sender::new(None), events });
-        let parts = node.parts.subscribe();
+        let (parts, itself) = (node.parts.subscribe(), Arc::downgrade(&node));
         let mut tasks = JoinSet::new();
         let state = room.path("applied.yaml").display().to_string();
         let discovery = ["discovery", "--dir", &folder.display().to_string(), "--state", &state].map(String::from);
@@ -77,7 +78,7 @@ impl Running {
             Ok(())
         }));
         tasks.spawn(tend(node, list));
-        Ok(Running { parts, events: heard, room, tasks })
+        Ok(Running { parts, events: heard, room, node: itself, tasks })
     }
 
     /// Waits until a part listens, and says where.
@@ -101,7 +102,9 @@ impl Running {
         loop {
             let status = self.status().await;
             match status {
-                Ok(status) if status.settled && status.readings > readings && self.is_reachable(&status) => return Ok(status),
+                Ok(status) if status.settled && status.readings > readings && self.is_reachable(&status) => {
+                    return Ok(status);
+                }
                 Ok(_) if started.elapsed() > patience => return Err("the mesh does not come to rest".into()),
                 Err(error) if started.elapsed() > patience => return Err(error),
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -124,6 +127,10 @@ impl Running {
     /// Ends every part.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
+        // Each watcher holds the node, and its process ends with it.
+        while self.node.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -146,11 +153,12 @@ async fn tend(node: Arc<Node>, mut list: watch::Receiver<Vec<PodSpec>>) {
         });
         for pod in wanted {
             let name = format!("{}/{}", pod.namespace, pod.name);
-            if !kept.contains_key(&name) {
-                let own = tokio::spawn(keep(Arc::clone(&node), format!("pod {name}"), pod_args(&pod)));
-                let proxy = tokio::spawn(keep(Arc::clone(&node), format!("proxy {name}"), proxy_args(&pod)));
-                kept.insert(name, (pod, Pair([own, proxy])));
+            if kept.contains_key(&name) {
+                continue;
             }
+            let own = tokio::spawn(keep(Arc::clone(&node), format!("pod {name}"), pod_args(&pod)));
+            let proxy = tokio::spawn(keep(Arc::clone(&node), format!("proxy {name}"), proxy_args(&pod)));
+            kept.insert(name, (pod, Pair([own, proxy])));
         }
     }
 }
@@ -165,7 +173,8 @@ impl Drop for Pair {
 }
 
 fn pod_args(pod: &PodSpec) -> Vec<String> {
-    let mut args = ["pod", "--namespace", &pod.namespace, "--name", &pod.name, "--greet", &pod.greet].map(String::from).to_vec();
+    let mut args =
+        ["pod", "--namespace", &pod.namespace, "--name", &pod.name, "--greet", &pod.greet].map(String::from).to_vec();
     args.extend(pod.ports.iter().flat_map(|port| ["--port".to_string(), port.to_string()]));
     args
 }

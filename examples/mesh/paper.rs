@@ -2,6 +2,7 @@
 //!
 //! Knows layout. Where nobody reads it (a closed pipe), nothing is lost.
 
+use std::cell::Cell;
 use std::io::{IsTerminal as _, Write as _};
 
 /// No line is longer.
@@ -10,12 +11,15 @@ const WIDTH: usize = 98;
 /// A place to print to.
 pub struct Paper {
     colours: bool,
+    /// Whether the last line was empty: two of them never follow each other.
+    blank: Cell<bool>,
 }
 
 impl Paper {
     /// Standard output. `NO_COLOR` is respected.
     pub fn new() -> Self {
-        Paper { colours: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() }
+        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Paper { colours, blank: Cell::new(true) }
     }
 
     fn painted(&self, text: &str, code: &str) -> String {
@@ -24,6 +28,9 @@ impl Paper {
 
     /// A line as it is.
     pub fn line(&self, text: &str) {
+        if self.blank.replace(text.is_empty()) && text.is_empty() {
+            return;
+        }
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
     }
@@ -31,12 +38,19 @@ impl Paper {
     /// The first line.
     pub fn title(&self, text: &str) {
         self.line(&self.painted(text, "1"));
+        self.line("");
+    }
+
+    /// An empty line.
+    pub fn gap(&self) {
+        self.line("");
     }
 
     /// A heading, with an empty line before it.
     pub fn heading(&self, text: &str) {
         self.line("");
         self.line(&self.painted(text, "1"));
+        self.line("");
     }
 
     /// Prose, wrapped.
@@ -51,8 +65,13 @@ impl Paper {
 
     /// A command as one would type it.
     pub fn command(&self, text: &str) {
-        self.line("");
         self.line(&format!("  {} {}", self.painted("$", "2"), self.painted(text, "36")));
+    }
+
+    /// A change of a file, and what came of it.
+    pub fn change(&self, file: &str, about: &str, came: &str) {
+        let file = format!("{file:<24}");
+        self.line(&format!("  {}{about} ({came})", self.painted(&file, "36")));
     }
 
     /// What came of it: a short word, and more about it.

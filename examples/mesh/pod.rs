@@ -15,7 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::de::IgnoredAny;
 
 use crate::args::Args;
-use crate::forward::serve_http;
+use crate::message;
 use crate::wire::{self, Part};
 use crate::{Failure, session};
 
@@ -54,7 +54,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
         let (listener, address) = wire::bind(args.port_of(port)).await?;
         sockets.insert(port.parse()?, address);
         let page = Arc::clone(&page);
-        tokio::spawn(serve_http(listener, move |request| {
+        tokio::spawn(message::serve(listener, move |request| {
             let response = answer(request, &page);
             async move { response }
         }));

@@ -82,8 +82,16 @@ fn listing(status: &Status, parts: &Parts, folder: &Path, mesh: &Running) -> Str
         let of_kind = |name: &&String| name.split(' ').next() == Some(kind);
         parts.keys().filter(of_kind).flat_map(|name| reach(name, parts)).collect::<Vec<_>>()
     };
-    section(&mut text, "Sidecars, one for each pod (before any curl: http_proxy=... curl -s SERVICE:PORT)", &all("proxy"));
-    section(&mut text, "Gateway, for callers from outside (needs a Gateway and a VirtualService for it)", &all("gateway"));
+    section(
+        &mut text,
+        "Sidecars, one for each pod (before any curl: http_proxy=... curl -s SERVICE:PORT)",
+        &all("proxy"),
+    );
+    section(
+        &mut text,
+        "Gateway, for callers from outside (needs a Gateway and a VirtualService for it)",
+        &all("gateway"),
+    );
     section(&mut text, "Services as the cluster balances them, without any rule", &all("kubeproxy"));
     section(&mut text, "Pods", &all("pod"));
     let page = parts.get("discovery").and_then(|part| part.ports.get("status"));
@@ -116,7 +124,8 @@ fn first_command(status: &Status, parts: &Parts) -> Option<String> {
     let port = master.1.ports.get("http_proxy")?;
     let service = status.services.first()?;
     let (namespace, service) = service.split_once('/')?;
-    let short = if namespace == "default" { service.to_string() } else { service.replacen(':', &format!(".{namespace}:"), 1) };
+    let short =
+        if namespace == "default" { service.to_string() } else { service.replacen(':', &format!(".{namespace}:"), 1) };
     Some(format!("http_proxy=127.0.0.1:{port} curl -s {short} -H \"canary_id: 1\""))
 }
 

@@ -3,6 +3,7 @@
 //! `GET /` for people, `GET /status.json` for programs,
 //! `GET /explain?from=NAMESPACE/POD&url=http://nginx:5000/&header=canary_id:1` for one request. Only reads.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::discovery::{Shared, once};
-use crate::forward::serve_http;
+use crate::message;
 use crate::wire::Part;
 use crate::world::World;
 
@@ -46,6 +47,8 @@ pub struct Status {
 pub struct PodStatus {
     /// `namespace/name`.
     pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
     /// Its made-up address.
     pub ip: String,
     /// Whether its process is connected.
@@ -83,6 +86,7 @@ impl Status {
                 .pods()
                 .map(|(pod, ready)| PodStatus {
                     name: format!("{}/{}", pod.metadata.namespace, pod.metadata.name),
+                    labels: pod.metadata.labels.clone(),
                     ip: kubernetes::pod_ip(pod).unwrap_or_default().to_string(),
                     ready,
                 })
@@ -138,7 +142,7 @@ fn push_findings(page: &mut String, findings: &[Diagnostic]) {
 
 /// Serves the page.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    serve_http(listener, move |request| {
+    message::serve(listener, move |request| {
         let shared = Arc::clone(&shared);
         async move { answer(&request, &shared) }
     })
@@ -184,7 +188,8 @@ fn explain(query: &str, world: &World) -> Result<String, String> {
         }
     }
     let part = world.subscribers.values().map(|subscriber| &subscriber.part);
-    let named = |part: &&Part| matches!(part, Part::Sidecar { namespace, pod, .. } if format!("{namespace}/{pod}") == from);
+    let named =
+        |part: &&Part| matches!(part, Part::Sidecar { namespace, pod, .. } if format!("{namespace}/{pod}") == from);
     let part = part.into_iter().find(named).ok_or_else(|| format!("there is no sidecar `{from}`"))?;
     let plan = world.plan(part).ok_or("it has no plan")?;
     let uri: hyper::Uri = url.parse().map_err(|error| format!("`{url}`: {error}"))?;

@@ -3,7 +3,7 @@
 //! Pure data: it opens no socket and reads no file. What a cluster adds to the operators' words is added here to a
 //! copy: addresses of Services, and pods with a status. A pod is ready while its process is connected.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{MAIN_SEPARATOR, Path};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use meshroute::model::pod::PodCondition;
 use meshroute::model::service::ServicePort;
 use meshroute::model::{IntOrString, Object, Pod, PodSpec as Template, Service, Untyped};
 use meshroute::plan::{Origin, Target};
-use meshroute::{Diagnostic, Mesh, Plan, Reader, ResourceRef, Resources, Viewpoint, kubernetes};
+use meshroute::{Diagnostic, Mesh, Plan, Reader, ResourceRef, Resources, Severity, Viewpoint, kubernetes};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -91,22 +91,60 @@ impl World {
     }
 
     /// Takes what was read in place of what was there, unless something in it is refused: then nothing changes.
+    ///
+    /// Refused is what cannot be read, and a rule that was not there before and is not legal (a regular expression
+    /// that is none). The first time there is no last good to keep: illegal rules are left out, and told.
     pub fn accept(&mut self, reader: Reader) -> bool {
         self.readings += 1;
-        if reader.failed() {
-            self.refused = Some(reader.findings().iter().map(|finding| self.shortened(finding.clone())).collect());
+        let mut next = self.resources.clone();
+        let errors = reader.findings().iter().filter(|finding| finding.severity == Severity::Error);
+        let unreadable: Vec<Diagnostic> = errors.cloned().collect();
+        let findings = next.replace(reader);
+        let refused = if unreadable.is_empty() { self.illegal_since(&next) } else { unreadable };
+        if !refused.is_empty() {
+            self.refused = Some(refused.into_iter().map(|finding| self.located(finding, &next)).collect());
             self.version += 1;
             return false;
         }
         self.refused = None;
-        let findings = self.resources.replace(reader);
-        self.findings = findings.into_iter().map(|finding| self.shortened(finding)).collect();
+        self.findings = findings.into_iter().map(|finding| self.located(finding, &next)).collect();
+        self.resources = next;
         self.rebuild();
         true
     }
 
-    /// With the file named as seen from the folder.
-    fn shortened(&self, mut finding: Diagnostic) -> Diagnostic {
+    /// What is not legal in `next` and was not there before.
+    fn illegal_since(&self, next: &Resources) -> Vec<Diagnostic> {
+        if self.resources.iter().next().is_none() {
+            return Vec::new();
+        }
+        let known: BTreeSet<_> = self.illegal(&self.resources).iter().map(Diagnostic::to_string).collect();
+        let mut found = self.illegal(next);
+        found.retain(|finding| !known.contains(&finding.to_string()));
+        found
+    }
+
+    /// What is not legal in somebody's view. Other errors, such as an empty subset, may be what the operator wants.
+    fn illegal(&self, resources: &Resources) -> Vec<Diagnostic> {
+        let subscribed = self.subscribers.values().filter_map(|subscriber| viewpoint(&subscriber.part));
+        let views: HashSet<Viewpoint> = subscribed.chain([Viewpoint::sidecar("default")]).collect();
+        let findings = views.iter().flat_map(|view| Plan::resolve(resources, view, &Mesh::default()).findings);
+        let illegal =
+            findings.filter(|finding| finding.severity == Severity::Error && finding.code.starts_with("bad-"));
+        // The same mistake on another line is the same mistake.
+        let unplaced = |mut finding: Diagnostic| {
+            finding.place = None;
+            finding
+        };
+        illegal.map(unplaced).collect()
+    }
+
+    /// With its place, and the file named as seen from the folder.
+    fn located(&self, mut finding: Diagnostic, resources: &Resources) -> Diagnostic {
+        if finding.place.is_none() {
+            let resource = finding.resource.as_ref();
+            finding.place = resource.and_then(|resource| resources.place(resource, &finding.field));
+        }
         if let Some(place) = &mut finding.place {
             place.file = self.short(&place.file).into();
         }
@@ -179,7 +217,8 @@ impl World {
                 let resolution = Plan::resolve(&self.cluster, &viewpoint(part)?, &Mesh::default());
                 let places = self.places(&resolution.plan);
                 let routes = Routes { plan: resolution.plan, underlay: self.underlay(), places };
-                let findings = resolution.findings.into_iter().map(|finding| self.shortened(finding)).collect();
+                let findings =
+                    resolution.findings.into_iter().map(|finding| self.located(finding, &self.cluster)).collect();
                 (to_value(&routes), findings)
             }
         };
@@ -221,7 +260,8 @@ impl World {
 
     /// The ports that a pod declares, and those that Services send to.
     fn ports_of(&self, pod: &Pod) -> Vec<u16> {
-        let declared = pod.spec.containers.iter().flat_map(|container| &container.ports).map(|port| port.container_port);
+        let declared =
+            pod.spec.containers.iter().flat_map(|container| &container.ports).map(|port| port.container_port);
         let sent_to = self.every_service().filter(|service| selects(service, pod));
         let sent_to = sent_to.flat_map(|service| &service.spec.ports).filter_map(|port| target(port, pod));
         let ports: BTreeSet<u16> = declared.chain(sent_to).filter(|port| *port != 0).collect();

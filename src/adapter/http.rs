@@ -370,8 +370,8 @@ mod tests {
         table.hosts.push(host.into());
         let mut listener = Listener::new(80, Vec::new());
         listener.chains.push(Chain::new(Target::Http(table.into())));
-        let mut plan = Plan::default();
-        plan.clusters = vec![healthy.into(), empty.into(), Cluster::missing("gone", "", 80).into()];
+        let clusters = vec![healthy.into(), empty.into(), Cluster::missing("gone", "", 80).into()];
+        let mut plan = Plan { clusters, ..Plan::default() };
         plan.listeners.push(listener);
         Router::compile(plan).unwrap()
     }
