@@ -144,7 +144,16 @@ impl fmt::Display for Refusal<'_> {
 impl<'a> Decision<'a> {
     /// An outcome that no route had a part in.
     pub(crate) fn without_route(outcome: Outcome<'a>) -> Self {
-        Decision { outcome, host: None, route: None, delay: None, picked: None, path: None, scheme: "http", forwarded: "http" }
+        Decision {
+            outcome,
+            host: None,
+            route: None,
+            delay: None,
+            picked: None,
+            path: None,
+            scheme: "http",
+            forwarded: "http",
+        }
     }
 
     /// The outcome for a request that the virtual host `host` claimed and `route`, if any, took.
@@ -179,12 +188,10 @@ impl<'a> Decision<'a> {
             (Some(abort), _) => Outcome::Refuse(Refusal::for_abort(abort)),
             (None, Action::Redirect(redirect)) => Outcome::Redirect(redirect.code),
             (None, Action::Direct(answer)) => Outcome::Direct(answer),
-            (None, Action::Forward(forward)) => {
-                match chosen(plan, &forward.destinations, decision.picked) {
-                    Ok(chosen) => Outcome::Forward(Forwarded { forward: Some(forward), ..chosen }),
-                    Err(refusal) => Outcome::Refuse(refusal),
-                }
-            }
+            (None, Action::Forward(forward)) => match chosen(plan, &forward.destinations, decision.picked) {
+                Ok(chosen) => Outcome::Forward(Forwarded { forward: Some(forward), ..chosen }),
+                Err(refusal) => Outcome::Refuse(refusal),
+            },
         };
         decision
     }
@@ -193,10 +200,14 @@ impl<'a> Decision<'a> {
     pub(crate) fn of_connection(plan: &'a Plan, destinations: &'a [Destination], roll: &Roll) -> Self {
         let picked = Destination::pick(destinations, roll.draw(Purpose::Route));
         // A connection has no status to be refused with: it goes on to nobody.
-        Decision::without_route(match picked.and_then(|picked| Some((plan.clusters.get(picked.cluster as usize)?, picked))) {
-            Some((cluster, destination)) => Outcome::Connect(Forwarded { cluster, destination, forward: None, siblings: destinations }),
-            None => Outcome::Reset,
-        })
+        Decision::without_route(
+            match picked.and_then(|picked| Some((plan.clusters.get(picked.cluster as usize)?, picked))) {
+                Some((cluster, destination)) => {
+                    Outcome::Connect(Forwarded { cluster, destination, forward: None, siblings: destinations })
+                }
+                None => Outcome::Reset,
+            },
+        )
     }
 
     /// The chosen cluster, where there is one: also one that is missing or empty.
@@ -214,9 +225,10 @@ impl<'a> Decision<'a> {
     pub fn path(&self) -> Cow<'_, [u8]> {
         let Some(path) = &self.path else { return Cow::Borrowed(b"") };
         match (&self.outcome, self.route) {
-            (Outcome::Forward(Forwarded { forward: Some(Forward { rewrite: Some(rewrite), .. }), .. }), Some(route)) => {
-                Cow::Owned(rewritten(path, &route.condition.path, rewrite))
-            }
+            (
+                Outcome::Forward(Forwarded { forward: Some(Forward { rewrite: Some(rewrite), .. }), .. }),
+                Some(route),
+            ) => Cow::Owned(rewritten(path, &route.condition.path, rewrite)),
             _ => Cow::Borrowed(path.as_bytes()),
         }
     }
@@ -312,7 +324,11 @@ fn hits(per_million: u32, draw: u64) -> bool {
 }
 
 /// The picked destination with its cluster, or why it cannot be used.
-fn chosen<'a>(plan: &'a Plan, all: &'a [Destination], picked: Option<&'a Destination>) -> Result<Forwarded<'a>, Refusal<'a>> {
+fn chosen<'a>(
+    plan: &'a Plan,
+    all: &'a [Destination],
+    picked: Option<&'a Destination>,
+) -> Result<Forwarded<'a>, Refusal<'a>> {
     // INVARIANT: a compiled plan has no forward without destinations and no index without a cluster.
     let destination = picked.or(all.first()).ok_or(Refusal::NO_ROUTE)?;
     let cluster = plan.clusters.get(destination.cluster as usize).ok_or(Refusal::NO_ROUTE)?;
@@ -369,8 +385,8 @@ fn push_query(new: &mut Vec<u8>, path: &NormalPath<'_>) {
 fn kept_authority<'r>(authority: &'r str, scheme: &str, old_scheme: &str, other_port: bool) -> &'r str {
     let host = crate::name::host_of(authority);
     let port = &authority[host.len()..];
-    let old_default = scheme != old_scheme
-        && ((old_scheme == "https" && port == ":443") || (old_scheme == "http" && port == ":80"));
+    let old_default =
+        scheme != old_scheme && ((old_scheme == "https" && port == ":443") || (old_scheme == "http" && port == ":80"));
     if other_port || old_default { host } else { authority }
 }
 

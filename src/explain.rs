@@ -8,8 +8,8 @@ use std::fmt;
 
 use crate::decision::{Decision, Outcome, refused_path, unclaimed, unmatched};
 use crate::name::HostPattern;
-use crate::plan::{HttpTable, Listener, Miss, Plan, Target, ValueMatch, VirtualHost};
 use crate::plan::{HeaderMatch, PathMatch, QueryMatch, Route};
+use crate::plan::{HttpTable, Listener, Miss, Plan, Target, ValueMatch, VirtualHost};
 use crate::request::{Connection, Question, Request};
 use crate::roll::Roll;
 
@@ -181,7 +181,10 @@ fn header_words(test: &HeaderMatch, question: &Question<'_>) -> String {
             format!("the header `{name}` is {}, and must not be {}", lines.join(" and "), ValueWords(&test.value))
         }
         (true, true) => {
-            format!("the header `{name}` is missing, which counts as empty, and must not be {}", ValueWords(&test.value))
+            format!(
+                "the header `{name}` is missing, which counts as empty, and must not be {}",
+                ValueWords(&test.value)
+            )
         }
     }
 }

@@ -154,7 +154,9 @@ fn free_address(network: [u8; 2], metadata: &Metadata, taken: &mut BTreeSet<Ipv4
 
 /// FNV-1a, 64 bits.
 fn fnv(bytes: &[u8]) -> u64 {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     hash ^ (hash >> 32)
 }
 
@@ -194,7 +196,11 @@ mod tests {
     #[test]
     fn services_get_addresses_of_their_own() {
         let text: String = (0..300)
-            .map(|n| format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{n}}}\nspec: {{ports: [{{port: 80}}]}}\n"))
+            .map(|n| {
+                format!(
+                    "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{n}}}\nspec: {{ports: [{{port: 80}}]}}\n"
+                )
+            })
             .collect();
         let mut resources = resources(&text);
         assign_addresses(&mut resources);

@@ -94,7 +94,9 @@ impl Reader {
         };
         let mut unknown = false;
         let typed = document.typed_with(&self.options, |typed| {
-            Object::read(&document.api_version, &document.kind, typed).transpose().inspect(|object| unknown = object.is_none())
+            Object::read(&document.api_version, &document.kind, typed)
+                .transpose()
+                .inspect(|object| unknown = object.is_none())
         });
         match typed {
             Ok((Some(mut object), findings)) => {
@@ -110,7 +112,10 @@ impl Reader {
     }
 
     fn passed_over(&mut self, document: &yaml::RawDocument, reference: &ResourceRef) {
-        let message = format!("{} `{}` is of no kind that routing looks at; it is passed over", document.api_version, document.kind);
+        let message = format!(
+            "{} `{}` is of no kind that routing looks at; it is passed over",
+            document.api_version, document.kind
+        );
         let finding = Diagnostic::info("unknown-kind", message).at(reference, "").placed(document.place.clone());
         self.findings.push(finding);
     }
@@ -136,18 +141,9 @@ impl Reader {
         self.findings.push(Diagnostic::error("unreadable", format!("cannot be read: {error}")).placed(place));
     }
 
-    /// Gives every resource whose name was read before a name of its own: the same, `mark` and a number.
-    pub fn tell_twins_apart(&mut self, mark: char) {
-        let mut seen: BTreeMap<ResourceRef, u32> = BTreeMap::new();
-        for (reference, object, _) in &mut self.read {
-            let count = seen.entry(reference.clone()).or_default();
-            *count += 1;
-            if *count > 1 {
-                let name = format!("{}{mark}{count}", reference.name);
-                Arc::make_mut(object).metadata_mut().name.clone_from(&name);
-                reference.name = name.into();
-            }
-        }
+    /// What was read, in its order.
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.read.iter().map(|(_, object, _)| &**object)
     }
 
     /// What was found wrong so far.
@@ -166,12 +162,14 @@ fn files_below(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     if !std::fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     entries.retain(|entry| !entry.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")));
     entries.sort();
     let mut files = Vec::new();
     for entry in entries {
-        let wanted = entry.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
+        let wanted =
+            entry.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
         if std::fs::metadata(&entry)?.is_dir() {
             files.extend(files_below(&entry)?);
         } else if wanted {

@@ -74,7 +74,11 @@ impl Router {
     /// Allocates for a name with capitals.
     pub fn lookup(&self, host: &str) -> &[IpAddr] {
         let host = crate::name::host_of(host);
-        let known = self.plan.names.get(host).or_else(|| self.plan.names.get(&*host.to_ascii_lowercase()));
+        let known = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            self.plan.names.get(&*host.to_ascii_lowercase())
+        } else {
+            self.plan.names.get(host)
+        };
         known.map_or(&[], Vec::as_slice)
     }
 

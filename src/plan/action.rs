@@ -299,4 +299,3 @@ pub struct Cors {
     /// Whether a preflight whose origin does not match goes on to the destination.
     pub forward_unmatched_preflights: bool,
 }
-

@@ -30,13 +30,7 @@ pub struct Chain {
 impl Chain {
     /// A chain that takes every connection.
     pub fn new(target: Target) -> Self {
-        Chain {
-            subnets: Vec::new(),
-            server_names: Vec::new(),
-            transport: Transport::Any,
-            http_only: false,
-            target,
-        }
+        Chain { subnets: Vec::new(), server_names: Vec::new(), transport: Transport::Any, http_only: false, target }
     }
 }
 
@@ -97,7 +91,9 @@ impl Cidr {
     /// Whether an address lies in it.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(32 - u32::from(self.bits)).unwrap_or(0) == 0,
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                (a.to_bits() ^ b.to_bits()).checked_shr(32 - u32::from(self.bits)).unwrap_or(0) == 0
+            }
             (IpAddr::V6(a), IpAddr::V6(b)) => {
                 (a.to_bits() ^ b.to_bits()).checked_shr(128 - u32::from(self.bits)).unwrap_or(0) == 0
             }

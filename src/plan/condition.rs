@@ -89,12 +89,7 @@ pub struct HeaderMatch {
 impl HeaderMatch {
     /// A test that any line of a header satisfies `value`.
     pub fn new(name: &str, value: ValueMatch) -> Self {
-        HeaderMatch {
-            name: name.to_ascii_lowercase().into(),
-            value,
-            invert: false,
-            missing_is_empty: false,
-        }
+        HeaderMatch { name: name.to_ascii_lowercase().into(), value, invert: false, missing_is_empty: false }
     }
 
     /// A test that no line of a header satisfies `value`, as `withoutHeaders` means it: with [`ValueMatch::Present`]

@@ -85,7 +85,9 @@ impl Listener {
     pub(crate) fn chain(&self, connection: &Connection<'_>, http: bool) -> Option<&Chain> {
         let subnets = |chain: &Chain| match connection.address {
             _ if chain.subnets.is_empty() => Some(0),
-            Some(address) => chain.subnets.iter().filter(|s| s.contains(address)).map(|s| 1 + u16::from(s.bits())).max(),
+            Some(address) => {
+                chain.subnets.iter().filter(|s| s.contains(address)).map(|s| 1 + u16::from(s.bits())).max()
+            }
             None => None,
         };
         let sni = connection.tls.and_then(|hello| hello.sni).unwrap_or_default();

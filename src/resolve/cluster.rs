@@ -46,7 +46,11 @@ impl<'r> Clusters<'r> {
         let exact = self.registry.find(host.as_str()).is_some_and(|service| service.serves_http(port));
         exact
             || (host.is_wildcard()
-                && self.registry.visible.iter().any(|service| host.overlaps(&service.host) && service.serves_http(port)))
+                && self
+                    .registry
+                    .visible
+                    .iter()
+                    .any(|service| host.overlaps(&service.host) && service.serves_http(port)))
     }
 
     /// Why a request for a cluster is refused, if it is.
@@ -59,7 +63,8 @@ impl<'r> Clusters<'r> {
     }
 
     fn empty(&self, cluster: &Cluster) -> Diagnostic {
-        let labels = self.rule(&cluster.host).and_then(|rule| rule.subset(&cluster.subset)).map(|subset| &subset.labels);
+        let labels =
+            self.rule(&cluster.host).and_then(|rule| rule.subset(&cluster.subset)).map(|subset| &subset.labels);
         let of = if cluster.subset.is_empty() { String::new() } else { format!("subset `{}` of ", cluster.subset) };
         let message = format!("{of}`{}` has no ready pod: a request that goes there is answered 503 UH", cluster.host);
         let wanted = labels.filter(|labels| !labels.is_empty()).map(|labels| {
@@ -75,12 +80,14 @@ impl<'r> Clusters<'r> {
         let Some(service) = self.registry.find(&cluster.host) else { return self.unknown_host(cluster, REFUSED) };
         if service.port(cluster.port).is_none() {
             let ports: Vec<String> = service.ports.iter().map(|port| format!("`{}`", port.number)).collect();
-            let message = format!("`{}` has no port `{}`, only {}; {REFUSED}", cluster.host, cluster.port, ports.join(", "));
+            let message =
+                format!("`{}` has no port `{}`, only {}; {REFUSED}", cluster.host, cluster.port, ports.join(", "));
             return Diagnostic::error("unknown-port", message).remedy("write `port: {number: ..}` beside `host`");
         }
         let Some(rule) = self.rule(&cluster.host).filter(|_| !cluster.subset.is_empty()) else {
             if cluster.subset.is_empty() {
-                let message = format!("`{}` has no endpoints, so that there is no such cluster; {REFUSED}", cluster.host);
+                let message =
+                    format!("`{}` has no endpoints, so that there is no such cluster; {REFUSED}", cluster.host);
                 return Diagnostic::error("no-endpoints", message).remedy("give the ServiceEntry endpoints");
             }
             let message = format!(
@@ -99,7 +106,8 @@ impl<'r> Clusters<'r> {
     fn unknown_host(&self, cluster: &Cluster, refused: &str) -> Diagnostic {
         let host = &cluster.host;
         if let Some(hidden) = self.registry.hidden(host) {
-            let message = format!("{} is not exported to namespace `{}`; {refused}", hidden.resource, self.viewpoint.namespace);
+            let message =
+                format!("{} is not exported to namespace `{}`; {refused}", hidden.resource, self.viewpoint.namespace);
             return Diagnostic::error("unknown-host", message).remedy("export the service to the client's namespace");
         }
         let whole = format!("{host}.svc.{}", self.mesh.domain);
@@ -135,7 +143,9 @@ impl<'r> Clusters<'r> {
 
     fn make(&self, host: &str, subset: &str, port: u16) -> Cluster {
         let missing = Cluster::missing(host, subset, port);
-        let Some(service) = self.registry.find(host).filter(|service| service.port(port).is_some()) else { return missing };
+        let Some(service) = self.registry.find(host).filter(|service| service.port(port).is_some()) else {
+            return missing;
+        };
         let rule = self.rule(host);
         let chosen = rule.and_then(|rule| rule.subset(subset));
         if !subset.is_empty() && chosen.is_none() {

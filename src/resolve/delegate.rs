@@ -24,7 +24,8 @@ pub(super) fn expand(
     let usable = delegates.get(&(home, delegate.name.as_str())).filter(|found| export(found, mesh).reaches(namespace));
     let Some(found) = usable else {
         let message = format!("there is no delegate `{home}/{}` that is exported to `{namespace}`", delegate.name);
-        let finding = Diagnostic::warning("unknown-delegate", message).at(&root.written_in, format!("{}.delegate", root.field));
+        let finding =
+            Diagnostic::warning("unknown-delegate", message).at(&root.written_in, format!("{}.delegate", root.field));
         findings.push(finding.remedy("the rule has no effect until there is one"));
         return Vec::new();
     };
@@ -42,9 +43,16 @@ pub(super) fn expand(
         match merge(&root, leaf) {
             Some(merged) => rules.push(merged),
             None => {
-                let message = format!("the rule's matches contradict those of {}, {}, which delegates to it", root.written_in, root.field);
-                let finding = Diagnostic::warning("delegate-conflict", message).at(&written_in, format!("spec.http[{index}]"));
-                findings.push(finding.remedy("narrow the delegate's matches to what the root's let through; the rule has no effect"));
+                let message = format!(
+                    "the rule's matches contradict those of {}, {}, which delegates to it",
+                    root.written_in, root.field
+                );
+                let finding =
+                    Diagnostic::warning("delegate-conflict", message).at(&written_in, format!("spec.http[{index}]"));
+                findings
+                    .push(finding.remedy(
+                        "narrow the delegate's matches to what the root's let through; the rule has no effect",
+                    ));
             }
         }
     }
@@ -56,7 +64,8 @@ fn merge(root: &Rule, leaf: Rule) -> Option<Rule> {
     let (matches, blocks) = merge_matches(root, &leaf)?;
     let Rule { rule, written_in, field, .. } = leaf;
     let root = &root.rule;
-    let name: Vec<&str> = [root.name.as_str(), rule.name.as_str()].into_iter().filter(|name| !name.is_empty()).collect();
+    let name: Vec<&str> =
+        [root.name.as_str(), rule.name.as_str()].into_iter().filter(|name| !name.is_empty()).collect();
     let merged = HttpRoute {
         name: name.join("-"),
         r#match: matches,
@@ -104,7 +113,8 @@ fn merge_matches(root: &Rule, leaf: &Rule) -> Option<Merged> {
 }
 
 fn merge_block(root: &HttpMatchRequest, leaf: &HttpMatchRequest) -> HttpMatchRequest {
-    let name: Vec<&str> = [root.name.as_str(), leaf.name.as_str()].into_iter().filter(|name| !name.is_empty()).collect();
+    let name: Vec<&str> =
+        [root.name.as_str(), leaf.name.as_str()].into_iter().filter(|name| !name.is_empty()).collect();
     let text = |leaf: &String, root: &String| if leaf.is_empty() { root.clone() } else { leaf.clone() };
     HttpMatchRequest {
         name: name.join("-"),
@@ -152,10 +162,7 @@ fn contradict(root: &HttpMatchRequest, leaf: &HttpMatchRequest) -> bool {
             && !leaf.gateways.iter().all(|gateway| root.gateways.contains(gateway)))
 }
 
-fn maps_contradict(
-    root: &BTreeMap<String, Option<StringMatch>>,
-    leaf: &BTreeMap<String, Option<StringMatch>>,
-) -> bool {
+fn maps_contradict(root: &BTreeMap<String, Option<StringMatch>>, leaf: &BTreeMap<String, Option<StringMatch>>) -> bool {
     let present = Some(&StringMatch::Present);
     root.iter().any(|(key, root)| {
         leaf.get(key).is_some_and(|leaf| values_contradict(root.as_ref().or(present), leaf.as_ref().or(present)))
@@ -166,7 +173,9 @@ fn values_contradict(root: Option<&StringMatch>, leaf: Option<&StringMatch>) -> 
     let (Some(root), Some(leaf)) = (root, leaf) else { return false };
     match (root, leaf) {
         (StringMatch::Exact(root), StringMatch::Exact(leaf)) => root != leaf,
-        (StringMatch::Prefix(root), StringMatch::Exact(leaf) | StringMatch::Prefix(leaf)) => !leaf.starts_with(root.as_str()),
+        (StringMatch::Prefix(root), StringMatch::Exact(leaf) | StringMatch::Prefix(leaf)) => {
+            !leaf.starts_with(root.as_str())
+        }
         _ => true,
     }
 }

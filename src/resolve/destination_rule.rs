@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::{Findings, Mesh, Viewpoint};
 use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::kubernetes::has_labels;
+use crate::model::destination_rule::ClientTlsSettings;
 use crate::model::destination_rule::{
     ConnectionPoolSettings, ConsistentHashLb, LoadBalancerSettings, OutlierDetection, SimpleLb, Subset, TrafficPolicy,
 };
-use crate::model::destination_rule::ClientTlsSettings;
 use crate::model::{DestinationRule, Object};
 use crate::name::{HostPattern, qualify};
 use crate::plan::{HashKey, LoadBalancer, Policy};
@@ -104,9 +104,8 @@ impl Rules {
             (!seen.is_empty()).then_some(seen)
         };
         let found = own.or_else(|| elsewhere(namespace)).or_else(|| elsewhere(&mesh.root_namespace))?;
-        let selected = found.iter().find(|rule| {
-            rule.selector.as_ref().is_some_and(|labels| has_labels(&client.labels, labels))
-        });
+        let selected =
+            found.iter().find(|rule| rule.selector.as_ref().is_some_and(|labels| has_labels(&client.labels, labels)));
         selected.or_else(|| found.iter().rfind(|rule| rule.selector.is_none())).copied()
     }
 }
@@ -142,24 +141,37 @@ fn merge(rules: &mut Vec<Rule>, rule: Rule, findings: &mut Findings) {
                 rule.host, known.resource
             );
             let remedy = "write both into one DestinationRule, or give them the same `exportTo`";
-            findings.push(Diagnostic::warning("destination-rule-conflict", message).at(&rule.resource, "spec.host").remedy(remedy));
+            findings.push(
+                Diagnostic::warning("destination-rule-conflict", message)
+                    .at(&rule.resource, "spec.host")
+                    .remedy(remedy),
+            );
         }
         rules.push(rule);
     }
 }
 
 fn note_merge(known: &Rule, rule: &Rule, findings: &mut Findings) {
-    let twice = rule.subsets.iter().find(|(subset, _)| known.subsets.iter().any(|(there, _)| there.name == subset.name));
+    let twice =
+        rule.subsets.iter().find(|(subset, _)| known.subsets.iter().any(|(there, _)| there.name == subset.name));
     if let Some((subset, _)) = twice {
-        let message = format!("subset `{}` of `{}` is already defined by {}, which is kept", subset.name, rule.host, known.resource);
+        let message = format!(
+            "subset `{}` of `{}` is already defined by {}, which is kept",
+            subset.name, rule.host, known.resource
+        );
         let remedy = "give the subset another name, or define it once";
-        findings.push(Diagnostic::warning("destination-rule-conflict", message).at(&rule.resource, "spec.subsets").remedy(remedy));
+        findings.push(
+            Diagnostic::warning("destination-rule-conflict", message).at(&rule.resource, "spec.subsets").remedy(remedy),
+        );
     }
     if known.policy.is_some() && rule.policy.is_some() {
-        let message = format!("`{}` already has a trafficPolicy by {}; this one has no effect", rule.host, known.resource);
+        let message =
+            format!("`{}` already has a trafficPolicy by {}; this one has no effect", rule.host, known.resource);
         let remedy = "write one trafficPolicy for the host";
         findings.push(
-            Diagnostic::warning("destination-rule-conflict", message).at(&rule.resource, "spec.trafficPolicy").remedy(remedy),
+            Diagnostic::warning("destination-rule-conflict", message)
+                .at(&rule.resource, "spec.trafficPolicy")
+                .remedy(remedy),
         );
     }
 }
@@ -182,7 +194,8 @@ impl Rule {
     }
 
     fn reaches_own(&self, namespace: &str) -> bool {
-        self.export_to.is_empty() || self.export_to.iter().any(|entry| entry == "*" || entry == "." || entry == namespace)
+        self.export_to.is_empty()
+            || self.export_to.iter().any(|entry| entry == "*" || entry == "." || entry == namespace)
     }
 
     /// `.` in a longer list is not its own namespace here: Istio compares the texts.
@@ -211,7 +224,9 @@ impl Rule {
     /// What requests to a cluster stick by, if they do.
     pub(super) fn hash_key(&self, subset: Option<&Subset>, port: u16) -> Option<HashKey> {
         let mut layered = Layers::default();
-        for policy in [self.policy.as_ref(), subset.and_then(|subset| subset.traffic_policy.as_ref())].into_iter().flatten() {
+        for policy in
+            [self.policy.as_ref(), subset.and_then(|subset| subset.traffic_policy.as_ref())].into_iter().flatten()
+        {
             layered.add(policy, port);
         }
         hash_key(layered.load_balancer?.consistent_hash.as_ref()?)
@@ -262,7 +277,9 @@ fn load_balancer(settings: &LoadBalancerSettings) -> LoadBalancer {
     if let Some(hash) = &settings.consistent_hash {
         return match (&hash.maglev, &hash.ring_hash) {
             (Some(maglev), _) => LoadBalancer::Maglev(if maglev.table_size == 0 { 65_537 } else { maglev.table_size }),
-            (None, Some(ring)) => LoadBalancer::RingHash(if ring.minimum_ring_size == 0 { 1_024 } else { ring.minimum_ring_size }),
+            (None, Some(ring)) => {
+                LoadBalancer::RingHash(if ring.minimum_ring_size == 0 { 1_024 } else { ring.minimum_ring_size })
+            }
             (None, None) if hash.minimum_ring_size > 0 => LoadBalancer::RingHash(hash.minimum_ring_size),
             (None, None) => LoadBalancer::RingHash(1_024),
         };

@@ -11,7 +11,7 @@ use super::precedence::{fold, join, note_conflict};
 use super::registry::Protocol;
 use super::virtual_service::Root;
 use super::{Findings, Mesh, Precedence, Viewpoint, l4};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::kubernetes::has_labels;
 use crate::model::gateway::{Server, ServerTlsMode};
 use crate::model::virtual_service::{L4MatchAttributes, TcpRoute, TlsMatchAttributes};
@@ -61,7 +61,9 @@ impl Inbound<'_> {
         gateways.sort_by_key(|(gateway, applied)| {
             let metadata = &gateway.metadata;
             match self.mesh.precedence {
-                Precedence::Istio => (metadata.creation_timestamp, 0, metadata.name.as_str(), metadata.namespace.as_str()),
+                Precedence::Istio => {
+                    (metadata.creation_timestamp, 0, metadata.name.as_str(), metadata.namespace.as_str())
+                }
                 Precedence::LastApplied => (None, *applied, "", ""),
             }
         });
@@ -70,7 +72,7 @@ impl Inbound<'_> {
             for (at, server) in gateway.spec.servers.iter().enumerate() {
                 let number = server.port.as_ref().map_or(0, |port| port.number);
                 let Some(port) = u16::try_from(number).ok().filter(|port| *port > 0) else {
-                    let reference = crate::ResourceRef::new("Gateway", &gateway.metadata.namespace, &gateway.metadata.name);
+                    let reference = ResourceRef::new("Gateway", &gateway.metadata.namespace, &gateway.metadata.name);
                     let finding = Diagnostic::error("bad-port", format!("`{number}` is no port"));
                     findings.push(finding.at(&reference, format!("spec.servers[{at}].port.number")));
                     continue;
@@ -84,7 +86,13 @@ impl Inbound<'_> {
 
     /// The plain HTTP servers of a port share one table; each one that ends TLS has its own; what is passed on has a
     /// chain for each rule. The first server says whether the port is plain HTTP, TLS or opaque; others are left out.
-    fn listener(&self, port: u16, servers: &[Bound<'_>], clusters: &mut Clusters<'_>, findings: &mut Findings) -> Listener {
+    fn listener(
+        &self,
+        port: u16,
+        servers: &[Bound<'_>],
+        clusters: &mut Clusters<'_>,
+        findings: &mut Findings,
+    ) -> Listener {
         let mut listener = Listener::new(port, Vec::new());
         let kind = servers.first().map(Bound::kind);
         let alike = |bound: &&Bound<'_>| Some(bound.kind().family()) == kind.map(ServerKind::family);
@@ -149,8 +157,9 @@ impl Inbound<'_> {
                 && (block.gateways.is_empty() || block.gateways.contains(&bound.gateway))
         };
         let rules = l4::ordered(self.bound_roots(bound), self.mesh.precedence, |root| &root.tcp, l4::tcp_blocks);
-        let mut fitting =
-            rules.into_iter().filter(|(.., rule)| rule.r#match.is_empty() || rule.r#match.iter().flatten().any(applies));
+        let mut fitting = rules
+            .into_iter()
+            .filter(|(.., rule)| rule.r#match.is_empty() || rule.r#match.iter().flatten().any(applies));
         let target = |(root, at, rule): (&Root, usize, &TcpRoute)| {
             l4::target(root, &format!("spec.tcp[{at}]"), at, &rule.route, bound.port, clusters, findings)
         };
@@ -163,7 +172,9 @@ impl Inbound<'_> {
             return auto_passthrough(clusters);
         }
         let mut chains: Vec<Chain> = Vec::new();
-        for (root, at, rule) in l4::ordered(self.bound_roots(bound), self.mesh.precedence, |root| &root.tls, l4::tls_blocks) {
+        for (root, at, rule) in
+            l4::ordered(self.bound_roots(bound), self.mesh.precedence, |root| &root.tls, l4::tls_blocks)
+        {
             let applies = |block: &&TlsMatchAttributes| {
                 (block.port == 0 || block.port == u32::from(bound.port))
                     && (block.gateways.is_empty() || block.gateways.contains(&bound.gateway))
@@ -174,7 +185,9 @@ impl Inbound<'_> {
                     continue;
                 }
                 let field = format!("spec.tls[{at}]");
-                let Some(target) = l4::target(root, &field, at, &rule.route, bound.port, clusters, findings) else { continue };
+                let Some(target) = l4::target(root, &field, at, &rule.route, bound.port, clusters, findings) else {
+                    continue;
+                };
                 let mut chain = Chain::new(target);
                 chain.transport = Transport::Tls;
                 chain.server_names = names;
@@ -209,7 +222,8 @@ impl Inbound<'_> {
             }
         }
         let mut table = HttpTable::new(name, Unclaimed::NotFound);
-        table.hosts = hosts.into_iter().map(|claimed| Arc::new(self.virtual_host(claimed, servers[0].port, findings))).collect();
+        table.hosts =
+            hosts.into_iter().map(|claimed| Arc::new(self.virtual_host(claimed, servers[0].port, findings))).collect();
         table
     }
 
@@ -332,12 +346,15 @@ fn auto_passthrough(clusters: &mut Clusters<'_>) -> Vec<Chain> {
     let mut chains = Vec::new();
     for service in services.iter().filter(|service| service.alias_of.is_none()) {
         let host = service.host.as_str();
-        let subsets: Vec<String> =
-            clusters.rule(host).map(|rule| rule.subsets.iter().map(|(subset, _)| subset.name.clone()).collect()).unwrap_or_default();
+        let subsets: Vec<String> = clusters
+            .rule(host)
+            .map(|rule| rule.subsets.iter().map(|(subset, _)| subset.name.clone()).collect())
+            .unwrap_or_default();
         for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
             for subset in std::iter::once("").chain(subsets.iter().map(String::as_str)) {
                 let cluster = clusters.intern(host, subset, port.number);
-                let mut chain = Chain::new(Target::Tcp { destinations: vec![Destination::new(cluster, 0)], origin: None });
+                let mut chain =
+                    Chain::new(Target::Tcp { destinations: vec![Destination::new(cluster, 0)], origin: None });
                 chain.transport = Transport::Tls;
                 chain.server_names = l4::server_names(&[format!("outbound_.{}_.{subset}_.{host}", port.number)]);
                 chains.push(chain);

@@ -48,7 +48,9 @@ fn add(listener: Listener, listeners: &mut Vec<Listener>) {
     let Some(known) = there else { return listeners.push(listener) };
     for chain in listener.chains {
         let same = |other: &Chain| {
-            other.subnets == chain.subnets && other.server_names == chain.server_names && other.http_only == chain.http_only
+            other.subnets == chain.subnets
+                && other.server_names == chain.server_names
+                && other.http_only == chain.http_only
         };
         if !known.chains.iter().any(same) {
             known.chains.push(chain);
@@ -89,7 +91,8 @@ struct Static<'m> {
 impl L4Place<'_> {
     /// All VirtualServices with a host that overlaps the service's have a say; there is no single winner.
     fn roots(&self) -> impl Iterator<Item = &Root> {
-        let imported = self.outbound.roots.iter().filter(|root| self.outbound.scope.imports_rules(root, Some(self.port)));
+        let imported =
+            self.outbound.roots.iter().filter(|root| self.outbound.scope.imports_rules(root, Some(self.port)));
         imported.filter(|root| root.hosts.iter().any(|host| host.overlaps(&self.service.host)))
     }
 
@@ -117,7 +120,10 @@ impl L4Place<'_> {
         let mut chains = Vec::new();
         for (root, at, rule) in ordered(self.roots(), self.outbound.mesh.precedence, |root| &root.tcp, tcp_blocks) {
             let Some(subnets) = self.tcp_subnets(rule) else { continue };
-            let Some(target) = target(root, &format!("spec.tcp[{at}]"), at, &rule.route, self.port, clusters, findings) else { continue };
+            let Some(target) = target(root, &format!("spec.tcp[{at}]"), at, &rule.route, self.port, clusters, findings)
+            else {
+                continue;
+            };
             let mut chain = Chain::new(target);
             let terminal = subnets.is_empty() || subnets == self.own_subnets();
             chain.subnets = if subnets.is_empty() { self.own_subnets() } else { subnets };
@@ -160,7 +166,11 @@ impl L4Place<'_> {
                 if chains.iter().any(|chain| chain.server_names == names && chain.subnets == subnets) {
                     continue;
                 }
-                let Some(target) = target(root, &format!("spec.tls[{at}]"), at, &rule.route, self.port, clusters, findings) else { continue };
+                let Some(target) =
+                    target(root, &format!("spec.tls[{at}]"), at, &rule.route, self.port, clusters, findings)
+                else {
+                    continue;
+                };
                 let mut chain = Chain::new(target);
                 chain.server_names = names;
                 chain.subnets.clone_from(&subnets);
@@ -277,6 +287,12 @@ pub(super) fn target(
         return None;
     }
     let field: Arc<str> = field.into();
-    let origin = Origin { resource: root.resource.clone(), rule: at as u32, block: None, written_in: root.resource.clone(), field };
+    let origin = Origin {
+        resource: root.resource.clone(),
+        rule: at as u32,
+        block: None,
+        written_in: root.resource.clone(),
+        field,
+    };
     Some(Target::Tcp { destinations, origin: Some(origin) })
 }

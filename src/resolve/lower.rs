@@ -44,7 +44,12 @@ pub(super) struct LoweredRule {
 }
 
 /// The rules of a VirtualService that apply at a place, up to its first catch-all.
-pub(super) fn rules(root: &Root, place: &Place<'_>, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<LoweredRule> {
+pub(super) fn rules(
+    root: &Root,
+    place: &Place<'_>,
+    clusters: &mut Clusters<'_>,
+    findings: &mut Findings,
+) -> Vec<LoweredRule> {
     let mut lowered = Vec::new();
     for (index, rule) in root.http.iter().enumerate() {
         let made = Lowering { root, rule, index, place }.rule(clusters, findings);
@@ -57,7 +62,6 @@ pub(super) fn rules(root: &Root, place: &Place<'_>, clusters: &mut Clusters<'_>,
     }
     lowered
 }
-
 
 struct Lowering<'a> {
     root: &'a Root,
@@ -74,7 +78,9 @@ impl Lowering<'_> {
             blocks => blocks
                 .iter()
                 .enumerate()
-                .filter_map(|(at, block)| Some(Some((at, block.clone().unwrap_or_default()))).filter(|b| self.applies(b.as_ref())))
+                .filter_map(|(at, block)| {
+                    Some(Some((at, block.clone().unwrap_or_default()))).filter(|b| self.applies(b.as_ref()))
+                })
                 .collect(),
         };
         let mut conditions = Vec::new();
@@ -116,7 +122,12 @@ impl Lowering<'_> {
             && (block.source_namespace.is_empty() || block.source_namespace == client.namespace)
     }
 
-    fn routes(&self, conditions: Vec<(Option<(usize, HttpMatchRequest)>, Condition)>, made: &Made, catch_all: bool) -> LoweredRule {
+    fn routes(
+        &self,
+        conditions: Vec<(Option<(usize, HttpMatchRequest)>, Condition)>,
+        made: &Made,
+        catch_all: bool,
+    ) -> LoweredRule {
         let route = |(block, condition): (Option<(usize, HttpMatchRequest)>, Condition)| {
             let name = block.as_ref().map(|(_, block)| block.name.as_str()).unwrap_or_default();
             let mut route = Route::new(route_name(&self.rule.rule.name, name), condition, made.action.clone());
@@ -185,7 +196,8 @@ impl Lowering<'_> {
         findings: &mut Findings,
     ) -> Result<Forward, Wrong> {
         let numbered = rule.route.iter().enumerate();
-        let written: Vec<(usize, &HttpRouteDestination)> = numbered.filter_map(|(at, route)| Some((at, route.as_ref()?))).collect();
+        let written: Vec<(usize, &HttpRouteDestination)> =
+            numbered.filter_map(|(at, route)| Some((at, route.as_ref()?))).collect();
         if written.is_empty() {
             return Err(("route".into(), "the rule has neither `route` nor `redirect` nor `directResponse`".into()));
         }
@@ -223,7 +235,12 @@ impl Lowering<'_> {
         Ok(forward)
     }
 
-    fn destination(&self, route: &HttpRouteDestination, authority: Option<&str>, clusters: &mut Clusters<'_>) -> Result<Destination, Wrong> {
+    fn destination(
+        &self,
+        route: &HttpRouteDestination,
+        authority: Option<&str>,
+        clusters: &mut Clusters<'_>,
+    ) -> Result<Destination, Wrong> {
         let Some(written) = &route.destination else {
             return Err(("route".into(), "an entry of `route` has no `destination`".into()));
         };
@@ -421,7 +438,10 @@ fn edits(operations: Option<&HeaderOperations>) -> HeaderEdits {
 fn written_authority(operations: Option<&HeaderOperations>) -> Option<&str> {
     let operations = operations?;
     let of = |headers: &'_ BTreeMap<String, String>| {
-        headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host") || *name == ":authority").map(|(name, _)| name.clone())
+        headers
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case("host") || *name == ":authority")
+            .map(|(name, _)| name.clone())
     };
     if let Some(name) = of(&operations.set) {
         return operations.set.get(&name).map(String::as_str);

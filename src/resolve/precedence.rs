@@ -46,7 +46,13 @@ pub(super) fn alone(rules: &[LoweredRule]) -> Vec<Route> {
 }
 
 /// Says that several VirtualServices claim a host, what became of it, and what would under the other mode.
-pub(super) fn note_conflict(host: &HostPattern, claimants: &[&Root], gateway: bool, mode: Precedence, findings: &mut Findings) {
+pub(super) fn note_conflict(
+    host: &HostPattern,
+    claimants: &[&Root],
+    gateway: bool,
+    mode: Precedence,
+    findings: &mut Findings,
+) {
     let [.., latest] = claimants else { return };
     let mut names: Vec<String> = claimants.iter().map(|root| root.resource.to_string()).collect();
     names.dedup();
@@ -56,12 +62,19 @@ pub(super) fn note_conflict(host: &HostPattern, claimants: &[&Root], gateway: bo
     let first = names.first().cloned().unwrap_or_default();
     let (now, else_) = match (mode, gateway) {
         (Precedence::LastApplied, false) => (
-            format!("the same rules of earlier ones are overridden by {}, the rest stands behind its rules", latest.resource),
+            format!(
+                "the same rules of earlier ones are overridden by {}, the rest stands behind its rules",
+                latest.resource
+            ),
             "Istio's sidecars would take the oldest one alone (precedence `istio`)".to_string(),
         ),
         (Precedence::LastApplied, true) => (
-            format!("the same rules of earlier ones are overridden by {}, the rest stands behind its rules", latest.resource),
-            "Istio's gateways would put the rules of all behind each other, oldest first (precedence `istio`)".to_string(),
+            format!(
+                "the same rules of earlier ones are overridden by {}, the rest stands behind its rules",
+                latest.resource
+            ),
+            "Istio's gateways would put the rules of all behind each other, oldest first (precedence `istio`)"
+                .to_string(),
         ),
         (Precedence::Istio, false) => (
             format!("{first} has the host alone in the mesh, the others have no effect there"),

@@ -34,9 +34,8 @@ impl Protocol {
     /// Reads the name of a protocol, without regard to case (istio `pkg/config/protocol`).
     pub(super) fn parse(text: &str) -> Protocol {
         match text.to_ascii_lowercase().as_str() {
-            "http" | "http2" | "h2c" | "grpc" | "grpc-web" | "http_proxy" | "kubernetes.io/h2c" | "kubernetes.io/ws" => {
-                Protocol::Http
-            }
+            "http" | "http2" | "h2c" | "grpc" | "grpc-web" | "http_proxy" | "kubernetes.io/h2c"
+            | "kubernetes.io/ws" => Protocol::Http,
             "https" | "tls" | "kubernetes.io/wss" => Protocol::Tls,
             "tcp" | "mongo" | "mysql" | "redis" | "thrift" | "hbone" | "double-hbone" => Protocol::Tcp,
             "udp" => Protocol::Udp,
@@ -322,7 +321,8 @@ impl World {
         let own = entry.spec.endpoints.iter().map(|endpoint| workload_member(endpoint, "", ports));
         let Some(selector) = &entry.spec.workload_selector else { return own.collect() };
         let namespace = &entry.metadata.namespace;
-        let chosen = self.workloads.iter().filter(|(ns, _, spec)| ns == namespace && has_labels(&spec.labels, &selector.labels));
+        let chosen =
+            self.workloads.iter().filter(|(ns, _, spec)| ns == namespace && has_labels(&spec.labels, &selector.labels));
         let pods = self.pods.iter().filter(|pod| {
             pod.metadata.namespace == *namespace && has_labels(&pod.metadata.labels, &selector.labels) && is_ready(pod)
         });
@@ -371,7 +371,11 @@ fn pod_port(pod: &Pod, port: &Port) -> Option<u16> {
         Some(IntOrString::Int(number)) => u16::try_from(*number).ok(),
         Some(IntOrString::String(name)) => {
             let ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
-            ports.clone().find(|known| known.name == *name).map(|known| known.container_port).or_else(|| name.parse().ok())
+            ports
+                .clone()
+                .find(|known| known.name == *name)
+                .map(|known| known.container_port)
+                .or_else(|| name.parse().ok())
         }
     }
 }
@@ -457,7 +461,8 @@ fn slice_members(slice: &crate::model::EndpointSlice, namespace: &str, ports: &[
     ready
         .flat_map(|endpoint| endpoint.addresses.first().map(|address| (endpoint, address)))
         .map(|(endpoint, address)| {
-            let pod = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod").map(|target| target.name.as_str());
+            let pod =
+                endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod").map(|target| target.name.as_str());
             Member {
                 address: address.as_str().into(),
                 workload: pod.unwrap_or_default().into(),

@@ -99,7 +99,8 @@ impl Scope {
         let imported = |port: u16| {
             egress.iter().any(|listener| handles(egress, listener, port) && listener.imports_service(&service))
         };
-        let kept: Vec<u16> = service.ports.iter().map(|port| port.number).filter(|port| imported(*port) || wanted(*port)).collect();
+        let kept: Vec<u16> =
+            service.ports.iter().map(|port| port.number).filter(|port| imported(*port) || wanted(*port)).collect();
         let alias = service.ports.is_empty() && egress.iter().any(|listener| listener.imports_service(&service));
         service.ports.retain(|port| kept.contains(&port.number));
         (!service.ports.is_empty() || alias).then_some(service)
@@ -117,7 +118,9 @@ fn handles(all: &[Egress], listener: &Egress, port: u16) -> bool {
 fn destinations(root: &Root) -> impl Iterator<Item = &Destination> {
     let http = root.http.iter().flat_map(|rule| {
         let routes = rule.rule.route.iter().flatten().filter_map(|route| route.destination.as_ref());
-        routes.chain(&rule.rule.mirror).chain(rule.rule.mirrors.iter().flatten().filter_map(|mirror| mirror.destination.as_ref()))
+        routes
+            .chain(&rule.rule.mirror)
+            .chain(rule.rule.mirrors.iter().flatten().filter_map(|mirror| mirror.destination.as_ref()))
     });
     let tls = root.tls.iter().flat_map(|rule| rule.route.iter().flatten());
     let tcp = root.tcp.iter().flat_map(|rule| rule.route.iter().flatten());

@@ -144,7 +144,9 @@ impl Outbound<'_> {
         let place = Place { port, gateway: "mesh", encrypted: false, viewpoint: self.viewpoint };
         let on_port = |root: &&Root| {
             let imported = self.scope.imports_rules(root, Some(port));
-            imported && (port == 80 || root.hosts.iter().any(|host| services.iter().any(|service| host.overlaps(&service.host))))
+            imported
+                && (port == 80
+                    || root.hosts.iter().any(|host| services.iter().any(|service| host.overlaps(&service.host))))
         };
         let lowered: Vec<(&Root, Vec<LoweredRule>)> = self
             .roots
@@ -168,7 +170,11 @@ impl Outbound<'_> {
                         by_host.entry(host).or_default().push(rules);
                     }
                 }
-                let claim = |(host, layers): (&'s HostPattern, Vec<&[LoweredRule]>)| Claim { host, root: None, routes: fold(&layers).into() };
+                let claim = |(host, layers): (&'s HostPattern, Vec<&[LoweredRule]>)| Claim {
+                    host,
+                    root: None,
+                    routes: fold(&layers).into(),
+                };
                 by_host.into_iter().map(claim).collect()
             }
         }
@@ -186,9 +192,10 @@ impl Outbound<'_> {
         let mut covers_some = false;
         for service in services.iter().filter(|service| claim.host.overlaps(&service.host)) {
             covers_some = true;
-            if self.most_specific(&service.host).is_some_and(|(host, root)| {
-                host == claim.host && claim.root.is_none_or(|own| std::ptr::eq(own, root))
-            }) {
+            if self
+                .most_specific(&service.host)
+                .is_some_and(|(host, root)| host == claim.host && claim.root.is_none_or(|own| std::ptr::eq(own, root)))
+            {
                 table.add_service(service, &claim.routes);
             }
         }

@@ -55,7 +55,6 @@ impl Rule {
     }
 }
 
-
 /// The VirtualServices with hosts that a client of `namespace` sees, in the order in which they count.
 ///
 /// Under [`Precedence::Istio`]: those private to the namespace, then those exported to it by name, then public ones,
@@ -73,7 +72,9 @@ pub(super) fn visible(resources: &Resources, namespace: &str, mesh: &Mesh, findi
         (metadata.creation_timestamp, metadata.name.clone(), metadata.namespace.clone())
     };
     match mesh.precedence {
-        Precedence::Istio => written.sort_by_cached_key(|(service, ..)| (distance(service, namespace, mesh), age(service))),
+        Precedence::Istio => {
+            written.sort_by_cached_key(|(service, ..)| (distance(service, namespace, mesh), age(service)))
+        }
         Precedence::LastApplied => written.sort_by_key(|(.., applied)| *applied),
     }
     let delegates: BTreeMap<(&str, &str), &VirtualService> = written
@@ -116,7 +117,8 @@ fn root(
         match HostPattern::parse(&qualify(written, namespace, &mesh.domain)) {
             Ok(host) => hosts.push(host.to_lowercase()),
             Err(error) => {
-                let finding = Diagnostic::error("bad-host", error.to_string()).at(&resource, format!("spec.hosts[{at}]"));
+                let finding =
+                    Diagnostic::error("bad-host", error.to_string()).at(&resource, format!("spec.hosts[{at}]"));
                 findings.push(finding.remedy("this host is left out; the others stand"));
             }
         }

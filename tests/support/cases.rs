@@ -12,7 +12,7 @@ use meshroute::adapter::http::{Change, answer, request};
 use meshroute::adapter::tower::{Chosen, RouteLayer};
 use meshroute::plan::{Action, Cluster, Retry, Route};
 use meshroute::{
-    Connection, Decision, Live, Mesh, Outcome, OutboundPolicy, Precedence, Reading, Request, Roll, Router, TlsHello,
+    Connection, Decision, Live, Mesh, OutboundPolicy, Outcome, Precedence, Reading, Request, Roll, Router, TlsHello,
     Viewpoint,
 };
 use serde::Deserialize;

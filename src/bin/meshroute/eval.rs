@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use meshroute::plan::{Action, Cluster, Destination};
 use meshroute::{
-    Connection, Decision, Forwarded, Mesh, Outcome, OutboundPolicy, Plan, Precedence, Reader, Reading, Request,
-    Resources, Roll, Router, Severity, TlsHello, Viewpoint, has_one_value, host_of,
+    Connection, Decision, Forwarded, Mesh, OutboundPolicy, Outcome, Plan, Precedence, Reader, Reading, Request,
+    ResourceRef, Resources, Roll, Router, Severity, TlsHello, Viewpoint, has_one_value, host_of,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -73,7 +73,8 @@ struct Ask {
 pub fn run() -> ExitCode {
     let (input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
     for line in input.lines() {
-        let answered = line.and_then(|line| if line.trim().is_empty() { Ok(()) } else { writeln!(output, "{}", answer(&line)) });
+        let answered =
+            line.and_then(|line| if line.trim().is_empty() { Ok(()) } else { writeln!(output, "{}", answer(&line)) });
         if let Err(error) = answered {
             eprintln!("meshroute: {error}");
             return ExitCode::from(2);
@@ -97,13 +98,20 @@ fn id_of(line: &str) -> Value {
     serde_json::from_str::<Value>(line).ok().and_then(|case| case.get("id").cloned()).unwrap_or(Value::Null)
 }
 
-/// Stands between the name of a resource and its number, where a case has several of one name, which no cluster could
+/// Stands between the name of a resource and a number, where a case has several of one name, which no cluster could
 /// hold. Each of them counts.
 const TWIN: char = '\u{1}';
 
 fn results(case: &Case) -> Result<Vec<Value>, String> {
     let mut resources = Resources::new();
-    resources.apply_read(admitted(&case.resources)?);
+    for (at, object) in admitted(&case.resources)?.objects().enumerate() {
+        let mut object = object.clone();
+        let metadata = object.metadata_mut();
+        if resources.find(&ResourceRef::new(object.kind(), &metadata.namespace, &metadata.name)).is_some() {
+            object.metadata_mut().name.push_str(&format!("{TWIN}{at}"));
+        }
+        resources.apply(object);
+    }
     let resolution = Plan::resolve(&resources, &viewpoint(&case.client), &mesh(case));
     let router = Router::compile(resolution.plan).map_err(|error| error.to_string())?;
     Ok(case.requests.iter().map(|ask| result(&router, ask)).collect())
@@ -114,7 +122,6 @@ fn admitted(text: &str) -> Result<Reader, String> {
     let read = |reading| {
         let mut reader = Reader::new(reading);
         reader.text(text, "-");
-        reader.tell_twins_apart(TWIN);
         reader
     };
     let strict = read(Reading::Strict);
@@ -128,7 +135,8 @@ fn admitted(text: &str) -> Result<Reader, String> {
 
 fn viewpoint(client: &Client) -> Viewpoint {
     let namespace = client.namespace.as_deref().unwrap_or("default");
-    let viewpoint = if client.kind == "gateway" { Viewpoint::gateway(namespace) } else { Viewpoint::sidecar(namespace) };
+    let viewpoint =
+        if client.kind == "gateway" { Viewpoint::gateway(namespace) } else { Viewpoint::sidecar(namespace) };
     let mut viewpoint = viewpoint.labels(client.labels.clone());
     viewpoint.dns_domain.clone_from(&client.dns_domain);
     viewpoint
@@ -141,7 +149,8 @@ fn mesh(case: &Case) -> Mesh {
     let set = |field: &mut String, value: &Option<String>| value.iter().for_each(|value| field.clone_from(value));
     set(&mut mesh.domain, &settings.domain_suffix);
     set(&mut mesh.root_namespace, &settings.root_namespace);
-    let set = |field: &mut Vec<String>, value: &Option<Vec<String>>| value.iter().for_each(|value| field.clone_from(value));
+    let set =
+        |field: &mut Vec<String>, value: &Option<Vec<String>>| value.iter().for_each(|value| field.clone_from(value));
     set(&mut mesh.default_virtual_service_export_to, &settings.default_virtual_service_export_to);
     set(&mut mesh.default_destination_rule_export_to, &settings.default_destination_rule_export_to);
     set(&mut mesh.default_service_export_to, &settings.default_service_export_to);
@@ -165,7 +174,8 @@ fn connection(router: &Router, ask: &Ask, tls: Option<TlsHello<'_>>) -> Value {
 fn http(router: &Router, ask: &Ask) -> Value {
     let authority = ask.authority.as_deref().unwrap_or_default();
     let path = ask.path.as_deref().unwrap_or("/");
-    let headers: Vec<(&str, &str)> = ask.headers.iter().map(|(name, value)| (name.as_str(), value.trim_matches([' ', '\t']))).collect();
+    let headers: Vec<(&str, &str)> =
+        ask.headers.iter().map(|(name, value)| (name.as_str(), value.trim_matches([' ', '\t']))).collect();
     let mut request = Request::new(ask.method.as_deref().unwrap_or("GET"), authority, path)
         .scheme(ask.scheme.as_deref().filter(|scheme| *scheme != "http").unwrap_or_default())
         .headers(&headers)
@@ -196,7 +206,12 @@ fn weighted<'a>(decision: &Decision<'a>) -> Option<&'a [Destination]> {
     }
 }
 
-fn weighted_result(router: &Router, request: &Request<'_>, headers: &[(&str, &str)], destinations: &[Destination]) -> Value {
+fn weighted_result(
+    router: &Router,
+    request: &Request<'_>,
+    headers: &[(&str, &str)],
+    destinations: &[Destination],
+) -> Value {
     let mut picks = Vec::new();
     let mut start = 0;
     for destination in destinations {
@@ -218,7 +233,8 @@ fn clusters(router: &Router, destinations: &[Destination]) -> Vec<Value> {
 
 /// Host, subset, port and state of a cluster, and its endpoints if there are any.
 fn named(cluster: &Cluster, endpoints: bool) -> Value {
-    let mut entry = json!({"host": cluster.host, "subset": cluster.subset, "port": cluster.port, "state": state(cluster)});
+    let mut entry =
+        json!({"host": cluster.host, "subset": cluster.subset, "port": cluster.port, "state": state(cluster)});
     if endpoints && state(cluster) == "up" {
         entry["endpoints"] = addresses(cluster);
     }
@@ -263,7 +279,13 @@ fn single(decision: &Decision<'_>, request: &Request<'_>, sent: &[(&str, &str)],
     result
 }
 
-fn forwarded(decision: &Decision<'_>, to: &Forwarded<'_>, request: &Request<'_>, sent: &[(&str, &str)], endpoints: bool) -> Value {
+fn forwarded(
+    decision: &Decision<'_>,
+    to: &Forwarded<'_>,
+    request: &Request<'_>,
+    sent: &[(&str, &str)],
+    endpoints: bool,
+) -> Value {
     let mut headers = received(sent);
     decision.edit_request(&mut headers);
     let cluster = to.cluster;

@@ -1,0 +1,27 @@
+//! Essays: what stands between the lines of the reference. Nothing here is code of the crate, and all code in it is
+//! compiled and run as a test.
+//!
+//! - [`architecture`]: why the house is built this way, what was tried and dropped, and why each dependency.
+//! - [`semantics`]: what the router means, where Istio or Envoy leave room or surprise.
+//! - [`export_to`]: who sees what, namespace by namespace.
+//! - [`embedding`]: step by step into a program of your own.
+//! - [`untrusted`]: what is bounded, and where.
+//! - [`performance`]: how a route is found, when that is slow, and how to measure it.
+
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+
+#[doc = include_str!("semantics.md")]
+pub mod semantics {}
+
+#[doc = include_str!("export_to.md")]
+pub mod export_to {}
+
+#[doc = include_str!("embedding.md")]
+pub mod embedding {}
+
+#[doc = include_str!("untrusted.md")]
+pub mod untrusted {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
