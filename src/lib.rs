@@ -1,4 +1,106 @@
-//! Istio's routing as an embeddable library.
+//! Istio's routing as an embeddable library: what operators wrote goes in, and for each request an answer comes out to
+//! *where does this go, and why?*
+//!
+//! ```text
+//! text --read--> Resources --resolve(Viewpoint)--> Plan --compile--> Router --ask(Request)--> Decision
+//! ```
+//!
+//! It opens no socket, reads no clock, rolls no dice and starts no task: the caller hands those in. Everything left of
+//! [`Router`] runs when configuration changes; only `Router`, [`Decision`] and [`Live::load`] run per request.
+//!
+//! # In five minutes
+//!
+//! A service in two versions, and a rule that sends those who ask for it to the second:
+//!
+//! ```
+//! use meshroute::{Mesh, Outcome, Plan, Reading, Request, Resources, Roll, Router, Viewpoint};
+//!
+//! let text = r#"
+//! apiVersion: v1
+//! kind: Service
+//! metadata: {name: shop}
+//! spec: {selector: {app: shop}, ports: [{name: http, port: 80}]}
+//! ---
+//! apiVersion: apps/v1
+//! kind: Deployment
+//! metadata: {name: shop-v1}
+//! spec:
+//!   selector: {matchLabels: {app: shop, version: v1}}
+//!   template: {metadata: {labels: {app: shop, version: v1}}}
+//! ---
+//! apiVersion: networking.istio.io/v1
+//! kind: DestinationRule
+//! metadata: {name: shop}
+//! spec:
+//!   host: shop
+//!   subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+//! ---
+//! apiVersion: networking.istio.io/v1
+//! kind: VirtualService
+//! metadata: {name: shop}
+//! spec:
+//!   hosts: [shop]
+//!   http:
+//!     - match: [{headers: {x-version: {exact: v2}}}]
+//!       route: [{destination: {host: shop, subset: v2}}]
+//!     - route: [{destination: {host: shop, subset: v1}}]
+//! "#;
+//!
+//! // What was written. Findings name file, line, field and remedy; here there are none.
+//! let mut resources = Resources::new();
+//! assert_eq!(resources.apply_text(text, "shop.yaml", Reading::Strict), []);
+//!
+//! // What it means to one client. Nobody has started version 2, and that is told before traffic fails.
+//! let client = Viewpoint::sidecar("default");
+//! let resolution = Plan::resolve(&resources, &client, &Mesh::default());
+//! assert_eq!(resolution.findings[0].code, "no-endpoints");
+//!
+//! // How to find it fast, and the answers.
+//! let router = Router::compile(resolution.plan)?;
+//! let roll = Roll::random();
+//!
+//! let request = Request::new("GET", "shop", "/");
+//! let decision = router.decide(&request, &roll);
+//! let Outcome::Forward(to) = decision.outcome else { panic!("it has a pod") };
+//! assert_eq!(to.cluster.subset.as_ref(), "v1");
+//! assert_eq!(to.endpoint(&roll).map(|endpoint| endpoint.port), Some(80));
+//!
+//! let headers = [("x-version", "v2")];
+//! let request = request.headers(&headers);
+//! let Outcome::Refuse(refusal) = router.decide(&request, &roll).outcome else { panic!("it has none") };
+//! assert_eq!((refusal.status, refusal.flag), (503, "UH"));
+//!
+//! // And why.
+//! println!("{}", router.plan().explain(&request, &roll));
+//! # Ok::<(), meshroute::PlanError>(())
+//! ```
+//!
+//! # The map
+//!
+//! | when | what |
+//! |---|---|
+//! | configuration is read | [`Resources`], [`Reader`], [`Reading`], [`Diagnostic`]; the types in [`model`], the syntax in [`yaml`], what a cluster adds in [`kubernetes`] |
+//! | it is worked out for a client | [`Viewpoint`], [`Mesh`], [`Precedence`], [`Resolution`], and the [`Plan`], whose parts stand in [`plan`] |
+//! | it is put in force | [`Router::compile`], [`Live`] |
+//! | a request comes | [`Request`], [`Headers`], [`Roll`], [`Router::decide`]; for a whole connection [`Connection`], [`Router::connect`] |
+//! | it is answered | [`Decision`], [`Outcome`], [`Forwarded`], [`Refusal`] |
+//! | somebody wonders | [`Plan::explain`], [`Explanation`] |
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | (none) | the core: no async runtime, no sockets |
+//! | `http` | `adapter::http`: questions from and answers for the types of `http` 1.x |
+//! | `tower` | `adapter::tower`: a Layer that asks once per request |
+//! | `cli` | the command `meshroute` |
+//!
+//! A feature adds a room; it never changes an answer.
+//!
+//! # Essays
+//!
+//! The module [`guide`] has them: architecture, what the router means, `exportTo` namespace by namespace, embedding, untrusted
+//! input, performance.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "http")]
@@ -7,6 +109,8 @@ mod compile;
 mod decision;
 mod diagnostic;
 mod explain;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod kubernetes;
 mod live;
 pub mod model;
@@ -37,3 +141,8 @@ pub use resources::{Applied, Reader, Resource, Resources};
 pub use roll::{Purpose, Roll};
 pub use router::Router;
 pub use yaml::Reading;
+
+/// The README's examples, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -121,13 +121,18 @@ impl Reader {
     }
 
     /// Reads a file, or every `.yaml`, `.yml` and `.json` file below a folder, in the order of their paths. Hidden
-    /// files and folders are passed over.
+    /// files and folders are passed over, and so are links to folders.
     pub fn path(&mut self, path: &Path) {
         let files = match files_below(path) {
             Ok(files) => files,
             Err(error) => return self.unreadable(path, &error),
         };
         for file in files {
+            let limit = self.options.limits.text as u64;
+            if std::fs::metadata(&file).is_ok_and(|file| file.len() > limit) {
+                self.unreadable(&file, &format!("it is longer than {limit} bytes"));
+                continue;
+            }
             match std::fs::read(&file).map(String::from_utf8) {
                 Ok(Ok(text)) => self.text(&text, &file.display().to_string()),
                 Ok(Err(error)) => self.unreadable(&file, &error),
@@ -170,9 +175,9 @@ fn files_below(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     for entry in entries {
         let wanted =
             entry.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
-        if std::fs::metadata(&entry)?.is_dir() {
+        if std::fs::symlink_metadata(&entry)?.is_dir() {
             files.extend(files_below(&entry)?);
-        } else if wanted {
+        } else if wanted && !entry.is_dir() {
             files.push(entry);
         }
     }

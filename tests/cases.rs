@@ -2,9 +2,9 @@
 //! Istio's or Envoy's documentation or source promises. Each question goes through `explain`, the router and every
 //! adapter.
 //!
-//! A case that says nothing else lives in the small world of `tests/cases/world.yaml` only if it lists it under `files`.
-//! Findings of the reader that a case does not list make it fail, as does any error that it does not list: a slip of
-//! the pen must not pass for a fact. What a case may say is in `tests/support/cases.rs`; unknown keys are errors.
+//! Most cases list the small world of `tests/cases/world.yaml` under `files`, and add what they are about. Findings of
+//! the reader that a case does not list make it fail, as does any error that it does not list: a slip of the pen must
+//! not pass for a fact. What a case may say is in `tests/support/cases.rs`; unknown keys are errors.
 //!
 //! `cargo test --test cases -- --nocapture` prints how many cases and questions each topic has. With `CASE=some/part`
 //! in the environment only files with that in their path are run.

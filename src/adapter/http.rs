@@ -1,4 +1,4 @@
-//! Questions from, and answers for, the types of the [`http`](::http) crate.
+//! Questions from, and answers for, the types of the `http` crate.
 //!
 //! A [`Decision`] borrows from the request that it was made for, so nothing of that request can be changed while it
 //! is there. [`Change`] is what remains of it when it has let go: owned, and cheap to make.

@@ -2,7 +2,7 @@
 //!
 //! The narrow waist of the crate. Every name here is absolute, every value legal, each item says which resource and
 //! field it came from. Knows nothing of Istio's manners (short names, exportTo, defaults, merging: they are dealt
-//! with in [`resolve`](crate::resolve)) and nothing of how a route is found fast ([`Router`](crate::Router)).
+//! with by [`Plan::resolve`]) and nothing of how a route is found fast ([`Router`](crate::Router)).
 //!
 //! The words are Envoy's. A plan is `Serialize` and `Deserialize`, so that a control plane can send it; what comes
 //! over a wire is checked again when it is compiled.
@@ -29,7 +29,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 
 use crate::name::HostPattern;
 use crate::request::Connection;
@@ -103,12 +102,15 @@ impl Listener {
             false => Some(0),
             true => (http && connection.tls.is_none()).then_some(1),
         };
-        let mut left: SmallVec<[&Chain; 8]> = self.chains.iter().collect();
-        keep_best(&mut left, subnets);
-        keep_best(&mut left, names);
-        keep_best(&mut left, transport);
-        keep_best(&mut left, application);
-        left.first().copied()
+        let all = || self.chains.iter();
+        let subnet = all().filter_map(subnets).max()?;
+        let of_subnet = || all().filter(|chain| subnets(chain) == Some(subnet));
+        let name = of_subnet().filter_map(names).max()?;
+        let of_name = || of_subnet().filter(|chain| names(chain) == Some(name));
+        let encrypted = of_name().filter_map(transport).max()?;
+        let of_transport = || of_name().filter(|chain| transport(chain) == Some(encrypted));
+        let recognised = of_transport().filter_map(application).max()?;
+        of_transport().find(|chain| application(chain) == Some(recognised))
     }
 }
 
@@ -118,13 +120,4 @@ fn name_rank(pattern: &HostPattern, sni: &str) -> Option<u16> {
     let cut = sni.len().checked_sub(text.len())?;
     let fits = sni.as_bytes()[cut..].eq_ignore_ascii_case(text.as_bytes()) && if exact { cut == 0 } else { cut > 0 };
     fits.then_some(if exact { u16::MAX } else { 1 + text.len() as u16 })
-}
-
-/// Keeps the chains of the highest rank, in order; those without a rank go.
-fn keep_best(left: &mut SmallVec<[&Chain; 8]>, rank: impl Fn(&Chain) -> Option<u16>) {
-    if let Some(best) = left.iter().filter_map(|chain| rank(chain)).max() {
-        left.retain(|chain| rank(chain) == Some(best));
-    } else {
-        left.clear();
-    }
 }

@@ -53,6 +53,11 @@ impl<'r> Clusters<'r> {
                     .any(|service| host.overlaps(&service.host) && service.serves_http(port)))
     }
 
+    /// Whether a cluster is of a service that is there, but not for this client.
+    pub(super) fn hides(&self, id: u32) -> bool {
+        self.registry.hidden(&self.list[id as usize].host).is_some()
+    }
+
     /// Why a request for a cluster is refused, if it is.
     pub(super) fn fault(&self, id: u32) -> Option<Diagnostic> {
         let cluster = &self.list[id as usize];

@@ -264,7 +264,8 @@ impl Lowering<'_> {
     ) {
         let port_written = route.destination.as_ref().is_some_and(|destination| destination.port.is_some());
         // On port 80 every VirtualService has a say, whether or not anybody calls its host there.
-        if !port_written && !self.root.hosts.iter().any(|host| clusters.serves(host, self.place.port)) {
+        let called = || self.root.hosts.iter().any(|host| clusters.serves(host, self.place.port));
+        if !port_written && !clusters.hides(cluster) && !called() {
             return;
         }
         if let Some(finding) = clusters.fault(cluster) {

@@ -26,8 +26,27 @@ use value::{Field, ValueIndex};
 /// Ids of routes in ascending order.
 type Bucket = Vec<u32>;
 
-/// The buckets that a request found.
-type Found<'t> = SmallVec<[&'t [u32]; 16]>;
+/// The buckets that a request found: so many that a stack holds them. Whoever finds more asks every route in turn.
+#[derive(Default)]
+struct Found<'t> {
+    lists: SmallVec<[&'t [u32]; FOUND]>,
+    overflowed: bool,
+}
+
+const FOUND: usize = 32;
+
+impl<'t> Found<'t> {
+    /// Adds a bucket, unless it is empty or there already: two equal lines of one header find the same one.
+    fn push(&mut self, bucket: &'t [u32]) {
+        if bucket.is_empty() || self.lists.iter().any(|known| std::ptr::eq(*known, bucket)) {
+            return;
+        }
+        self.overflowed |= self.lists.len() == FOUND;
+        if !self.overflowed {
+            self.lists.push(bucket);
+        }
+    }
+}
 
 /// The routes of one virtual host, found by what a request carries.
 #[derive(Debug, Default)]
@@ -36,6 +55,8 @@ pub(crate) struct RouteTable {
     prefixes: PrefixIndex,
     values: ValueIndex,
     rest: Bucket,
+    /// How many routes there are.
+    len: u32,
 }
 
 /// What a route can be filed under.
@@ -63,6 +84,7 @@ impl RouteTable {
     }
 
     fn file(&mut self, id: u32, key: Option<Key<'_>>) {
+        self.len = id + 1;
         match key {
             Some(Key::ExactPath(path)) => self.exact_paths.entry(path.into()).or_default().push(id),
             Some(Key::Prefix(prefix)) => self.prefixes.insert(prefix, id),
@@ -73,21 +95,24 @@ impl RouteTable {
 
     /// The smallest id that could hold and for which `holds` says that it does.
     pub(crate) fn first(&self, question: &Question<'_>, holds: impl Fn(u32) -> bool) -> Option<u32> {
-        let mut found = Found::new();
-        if !self.rest.is_empty() {
-            found.push(&self.rest);
-        }
-        if !self.exact_paths.is_empty() {
-            found.extend(self.exact_paths.get(question.path_only()).map(Vec::as_slice));
+        let mut found = Found::default();
+        found.push(&self.rest);
+        if !self.exact_paths.is_empty()
+            && let Some(bucket) = self.exact_paths.get(question.path_only())
+        {
+            found.push(bucket);
         }
         self.prefixes.find(question.path_only(), &mut found);
         self.values.find(question, &mut found);
-        first_of(&mut found, holds)
+        if found.overflowed {
+            return (0..self.len).find(|&id| holds(id));
+        }
+        first_of(&mut found.lists, holds)
     }
 }
 
 /// Walks several ascending lists as one.
-fn first_of(lists: &mut Found<'_>, holds: impl Fn(u32) -> bool) -> Option<u32> {
+fn first_of(lists: &mut SmallVec<[&[u32]; FOUND]>, holds: impl Fn(u32) -> bool) -> Option<u32> {
     if let [only] = lists.as_slice() {
         return only.iter().copied().find(|&id| holds(id));
     }

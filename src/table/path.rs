@@ -29,7 +29,9 @@ impl PrefixIndex {
     pub(super) fn find<'t>(&'t self, path: &[u8], found: &mut Found<'t>) {
         for &length in &self.lengths {
             let Some(prefix) = path.get(..length) else { break };
-            found.extend(self.buckets.get(prefix).map(Vec::as_slice));
+            if let Some(bucket) = self.buckets.get(prefix) {
+                found.push(bucket);
+            }
         }
     }
 }

@@ -66,9 +66,7 @@ fn add<'t>(values: &'t Values, value: &[u8], found: &mut Found<'t>) {
     if values.is_empty() {
         return;
     }
-    let Some(bucket) = values.get(value) else { return };
-    // Two equal lines of one header find the same bucket; once is enough.
-    if !found.iter().any(|known| std::ptr::eq(*known, bucket.as_slice())) {
+    if let Some(bucket) = values.get(value) {
         found.push(bucket);
     }
 }

@@ -106,8 +106,8 @@ fn results(case: &Case) -> Result<Vec<Value>, String> {
     let mut resources = Resources::new();
     for (at, object) in admitted(&case.resources)?.objects().enumerate() {
         let mut object = object.clone();
-        let metadata = object.metadata_mut();
-        if resources.find(&ResourceRef::new(object.kind(), &metadata.namespace, &metadata.name)).is_some() {
+        let reference = ResourceRef::new(object.kind(), &object.metadata().namespace, &object.metadata().name);
+        if resources.find(&reference).is_some() {
             object.metadata_mut().name.push_str(&format!("{TWIN}{at}"));
         }
         resources.apply(object);
