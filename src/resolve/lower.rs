@@ -178,6 +178,7 @@ impl Lowering<'_> {
             cors: rule.cors_policy.as_ref().map(cors).transpose()?,
             action: Action::Direct(DirectResponse::new(503, "")),
         };
+        self.note_operators(rule, findings);
         made.action = if let Some(to) = &rule.redirect {
             Action::Redirect(redirect(to, self.place)?)
         } else if let Some(answer) = &rule.direct_response {
@@ -186,6 +187,21 @@ impl Lowering<'_> {
             Action::Forward(self.forward(rule, &mut made, clusters, findings)?)
         };
         Ok(made)
+    }
+
+    /// Says where a header's value asks for what only a proxy knows: Envoy's command operators.
+    fn note_operators(&self, rule: &HttpRoute, findings: &mut Findings) {
+        let of_routes = rule.route.iter().flatten().filter_map(|route| route.headers.as_ref());
+        for headers in rule.headers.iter().chain(of_routes) {
+            let operations = headers.request.iter().chain(&headers.response);
+            let values = operations.flat_map(|operations| operations.set.values().chain(operations.add.values()));
+            for value in values.filter(|value| value.replace("%%", "").contains('%')) {
+                let message =
+                    format!("`{value}` is sent as it stands: what Envoy would put in for `%..%` is not known here");
+                let field = format!("{}.headers", self.rule.field);
+                findings.push(Diagnostic::warning("command-operator", message).at(&self.rule.written_in, field));
+            }
+        }
     }
 
     fn forward(
@@ -231,7 +247,7 @@ impl Lowering<'_> {
         forward.rewrite = rewrite.map(path_rewrite).transpose()?.flatten();
         forward.timeout = rule.timeout.and_then(model::Duration::to_std).filter(|timeout| !timeout.is_zero());
         forward.retry = retry(rule.retries.as_ref())?;
-        forward.mirrors = self.mirrors(rule, clusters)?;
+        forward.mirrors = self.mirrors(rule, clusters, findings)?;
         Ok(forward)
     }
 
@@ -263,15 +279,22 @@ impl Lowering<'_> {
         findings: &mut Findings,
     ) {
         let port_written = route.destination.as_ref().is_some_and(|destination| destination.port.is_some());
-        // On port 80 every VirtualService has a say, whether or not anybody calls its host there.
-        let called = || self.root.hosts.iter().any(|host| clusters.serves(host, self.place.port));
-        if !port_written && !clusters.hides(cluster) && !called() {
+        if !port_written && !clusters.hides(cluster) && self.is_beside_the_point(clusters) {
             return;
         }
         if let Some(finding) = clusters.fault(cluster) {
             let field = format!("{}.route[{at}].destination", self.rule.field);
             findings.push(finding.at(&self.rule.written_in, field));
         }
+    }
+
+    /// Whether nobody comes this way: on port 80 every VirtualService has a say, also one whose hosts are services that
+    /// have no such port.
+    fn is_beside_the_point(&self, clusters: &Clusters<'_>) -> bool {
+        let hosts = &self.root.hosts;
+        self.place.gateway == "mesh"
+            && hosts.iter().any(|host| clusters.registry.find(host.as_str()).is_some())
+            && !hosts.iter().any(|host| clusters.serves(host, self.place.port))
     }
 
     /// The destination's port; without one, the listener's, except that a gateway knows a service with one port only.
@@ -289,23 +312,35 @@ impl Lowering<'_> {
         Ok(self.place.port)
     }
 
-    fn mirrors(&self, rule: &HttpRoute, clusters: &mut Clusters<'_>) -> Result<Vec<Mirror>, Wrong> {
+    fn mirrors(
+        &self,
+        rule: &HttpRoute,
+        clusters: &mut Clusters<'_>,
+        findings: &mut Findings,
+    ) -> Result<Vec<Mirror>, Wrong> {
         let old_percent = rule.mirror_percent.map(|percent| percent.saturating_mul(10_000));
         let percent = rule.mirror_percentage.as_ref().map(per_million).or(old_percent).unwrap_or(1_000_000);
         let mut mirrors = Vec::new();
         if let Some(destination) = &rule.mirror {
-            mirrors.push((destination, percent));
+            mirrors.push((destination, percent, "mirror".to_string()));
         }
-        for mirror in rule.mirrors.iter().flatten() {
+        for (at, mirror) in rule.mirrors.iter().enumerate().filter_map(|(at, mirror)| Some((at, mirror.as_ref()?))) {
             if let Some(destination) = &mirror.destination {
-                mirrors.push((destination, mirror.percentage.as_ref().map_or(1_000_000, per_million)));
+                let percent = mirror.percentage.as_ref().map_or(1_000_000, per_million);
+                mirrors.push((destination, percent, format!("mirrors[{at}].destination")));
             }
         }
-        let wanted = mirrors.into_iter().filter(|(_, percent)| *percent > 0);
+        let wanted = mirrors.into_iter().filter(|(_, percent, _)| *percent > 0);
         wanted
-            .map(|(destination, percent)| {
+            .map(|(destination, percent, field)| {
                 let port = self.port(destination, clusters)?;
-                Ok(Mirror::new(clusters.intern(&destination.host, &destination.subset, port), percent.min(1_000_000)))
+                let cluster = clusters.intern(&destination.host, &destination.subset, port);
+                if !self.is_beside_the_point(clusters)
+                    && let Some(finding) = clusters.fault(cluster)
+                {
+                    findings.push(finding.at(&self.rule.written_in, format!("{}.{field}", self.rule.field)));
+                }
+                Ok(Mirror::new(cluster, percent.min(1_000_000)))
             })
             .collect()
     }
@@ -355,7 +390,9 @@ fn condition(block: Option<&HttpMatchRequest>) -> Result<(Condition, bool), Wron
         condition.headers.push(HeaderMatch::new(claim_free(name)?, value));
     }
     for (name, test) in &block.without_headers {
-        let value = value(test.as_ref(), || format!("withoutHeaders.{name}"))?;
+        let star = matches!(test, Some(StringMatch::Regex(regex)) if regex == "*");
+        let test = test.as_ref().filter(|_| !star);
+        let value = value(test, || format!("withoutHeaders.{name}"))?;
         condition.headers.push(HeaderMatch::without(claim_free(name)?, value));
     }
     for (name, test) in &block.query_params {
@@ -396,11 +433,11 @@ fn path(block: &HttpMatchRequest) -> Result<PathMatch, Wrong> {
     })
 }
 
-/// The test of one value; in maps, `{}`, null and the regex `*` ask only that it is there.
+/// The test of one value; `{}` and null ask only that it is there. (So does the regex `*`, but only in
+/// `withoutHeaders`: elsewhere Istio's admission refuses it.)
 fn value(test: Option<&StringMatch>, field: impl Fn() -> String) -> Result<ValueMatch, Wrong> {
     Ok(match test {
         None | Some(StringMatch::Present) => ValueMatch::Present,
-        Some(StringMatch::Regex(regex)) if regex == "*" => ValueMatch::Present,
         Some(StringMatch::Exact(text)) => ValueMatch::Exact(text.as_str().into()),
         Some(StringMatch::Prefix(text)) => ValueMatch::Prefix(text.as_str().into()),
         Some(StringMatch::Regex(regex)) => ValueMatch::Regex(pattern(regex, field)?),
