@@ -76,6 +76,22 @@ impl Plan {
         Explanation { decision, steps }
     }
 
+    /// Says where a whole connection goes and why, step by step.
+    ///
+    /// Same answer as [`Router::connect`](crate::Router::connect). Allocates freely.
+    pub fn explain_connection(&self, connection: &Connection<'_>, roll: &Roll) -> Explanation<'_> {
+        let Some(listener) = self.listener(connection) else {
+            let steps = vec![Step::NoListener { port: connection.port }];
+            return Explanation { decision: unmatched(self), steps };
+        };
+        let (step, decision) = match listener.chain(connection, false).map(|chain| &chain.target) {
+            Some(Target::Tcp { destinations, .. }) => (Step::Opaque, Decision::of_connection(self, destinations, roll)),
+            Some(Target::Http(_)) => (Step::NoChain, Decision::without_route(Outcome::Reset)),
+            None => (Step::NoChain, unmatched(self)),
+        };
+        Explanation { decision, steps: vec![Step::Listener(listener), step] }
+    }
+
     fn walk<'a>(&'a self, request: &Request<'a>, roll: &Roll, steps: &mut Vec<Step<'a>>) -> Decision<'a> {
         let connection = Connection { port: request.port, address: request.address, tls: request.tls };
         let Some(listener) = self.listener(&connection) else {

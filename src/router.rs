@@ -40,8 +40,12 @@ impl Router {
 
     /// Where a request goes.
     ///
-    /// Never panics, takes no lock and reads no clock. Allocates nothing, but for a path that is not in normal form
-    /// and longer than 256 bytes, or a host longer than 64.
+    /// Never panics, takes no lock and reads no clock.
+    ///
+    /// # Allocates
+    /// Nothing, but for what outgrows its place on the stack: a path of more than 256 bytes that is not in normal form,
+    /// a host of more than 64 bytes, several lines of a header that [has one value](crate::has_one_value) of more than
+    /// 256 bytes together; and, once a thread, the work space of a regex.
     pub fn decide<'a>(&'a self, request: &Request<'a>, roll: &Roll) -> Decision<'a> {
         let connection = Connection { port: request.port, address: request.address, tls: request.tls };
         let Some(at) = self.listener(&connection) else { return unmatched(&self.plan) };

@@ -54,7 +54,7 @@ pub fn asking(data: &[u8]) {
     let request = hostile(&mut choices);
     for router in fixed_routers() {
         same_answer(router, &request.ask(), &request.roll());
-        router.connect(&request.connection(), &request.roll());
+        same_connection(router, &request);
         router.lookup(&request.authority);
     }
 }
@@ -124,8 +124,7 @@ pub fn asked(data: &[u8], see: &mut dyn FnMut(&OwnedRequest, &Decision<'_>)) {
     for _ in 0..8 {
         let request = plans::request(&mut choices, router.plan());
         see(&request, &same_answer(&router, &request.ask(), &request.roll()));
-        let connected = router.connect(&request.connection(), &request.roll());
-        assert!(!matches!(connected.outcome, Outcome::Forward(_) | Outcome::Redirect(_) | Outcome::Direct(_)));
+        same_connection(&router, &request);
         if choices.is_empty() {
             break;
         }
@@ -139,6 +138,19 @@ pub fn same_answer<'a>(router: &'a Router, request: &Request<'a>, roll: &Roll) -
     let (fast, plain) = (seen(&decision, request, roll), seen(&explanation.decision, request, roll));
     assert_eq!(fast, plain, "the router answers otherwise than the plan explains\n{request:?}\n{explanation}");
     decision
+}
+
+/// The same for a whole connection.
+fn same_connection(router: &Router, request: &OwnedRequest) {
+    let (connection, roll) = (request.connection(), request.roll());
+    let fast = router.connect(&connection, &roll);
+    let plain = router.plan().explain_connection(&connection, &roll);
+    assert_eq!(
+        outcome(&fast.outcome, &roll),
+        outcome(&plain.decision.outcome, &roll),
+        "the router answers otherwise than the plan explains\n{connection:?}\n{plain}"
+    );
+    assert!(!matches!(fast.outcome, Outcome::Forward(_) | Outcome::Redirect(_) | Outcome::Direct(_)));
 }
 
 /// All that can be seen of an answer. Parts of the plan are told apart by where they stand, not by what they say.
