@@ -89,7 +89,8 @@ impl Reader {
     fn document(&mut self, document: &yaml::RawDocument) {
         let Some(reference) = document.resource() else {
             let message = format!("the {} has no name", document.kind);
-            self.findings.push(Diagnostic::error("no-name", message).placed(document.place.clone()));
+            let finding = Diagnostic::error("no-name", message).placed(document.place.clone());
+            self.findings.push(finding.remedy("write `metadata: {name: ..}`"));
             return;
         };
         let mut unknown = false;

@@ -229,7 +229,7 @@ const CLUSTER_WIDE: [&str; 5] = ["Namespace", "Node", "GatewayClass", "CustomRes
 
 fn reference(node: &Node, kind: &str) -> Option<ResourceRef> {
     let metadata = node.get("metadata")?;
-    let name = metadata.get("name").and_then(Node::text)?;
+    let name = metadata.get("name").and_then(Node::text).filter(|name| !name.is_empty())?;
     let namespace = match metadata.get("namespace").filter(|node| !node.is_null()).and_then(Node::text) {
         _ if CLUSTER_WIDE.contains(&kind) => "",
         Some("") | None => "default",
