@@ -5,6 +5,7 @@
 //! - [`semantics`]: what the router means, where Istio or Envoy leave room or surprise.
 //! - [`export_to`]: who sees what, namespace by namespace.
 //! - [`embedding`]: step by step into a program of your own.
+//! - [`findings`]: every diagnostic by its code, and what to do about it.
 //! - [`untrusted`]: what is bounded, and where.
 //! - [`performance`]: how a route is found, when that is slow, and how to measure it.
 
@@ -19,6 +20,9 @@ pub mod export_to {}
 
 #[doc = include_str!("embedding.md")]
 pub mod embedding {}
+
+#[doc = include_str!("findings.md")]
+pub mod findings {}
 
 #[doc = include_str!("untrusted.md")]
 pub mod untrusted {}
