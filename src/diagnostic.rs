@@ -87,7 +87,7 @@ impl fmt::Display for Place {
 /// One finding: where, what, and what to do about it.
 ///
 /// Printed with `{}` it is one or two lines; the parts are there for those who print it another way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Diagnostic {
     /// A stable name for this kind of finding, in kebab case: `weight-in-destination`.

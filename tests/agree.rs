@@ -10,7 +10,7 @@ use plans::Choices;
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::default())]
 
     #[test]
     fn the_router_answers_as_the_plan_explains(data in proptest::collection::vec(any::<u8>(), 0..6000)) {

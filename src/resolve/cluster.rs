@@ -10,7 +10,6 @@ use super::{Mesh, Viewpoint};
 use crate::diagnostic::Diagnostic;
 use crate::kubernetes::has_labels;
 use crate::model::destination_rule::Subset;
-use crate::name::HostPattern;
 use crate::plan::{Cluster, Endpoint, HashKey, LoadBalancer};
 
 /// What one client's routes name so far.
@@ -39,18 +38,6 @@ impl<'r> Clusters<'r> {
         self.list.push(Arc::new(self.make(&host, subset, port)));
         self.index.insert(key, id);
         id
-    }
-
-    /// Whether some visible service under a host has requests to this port looked at.
-    pub(super) fn serves(&self, host: &HostPattern, port: u16) -> bool {
-        let exact = self.registry.find(host.as_str()).is_some_and(|service| service.serves_http(port));
-        exact
-            || (host.is_wildcard()
-                && self
-                    .registry
-                    .visible
-                    .iter()
-                    .any(|service| host.overlaps(&service.host) && service.serves_http(port)))
     }
 
     /// Whether a cluster is of a service that is there, but not for this client.

@@ -91,8 +91,8 @@ struct Static<'m> {
 impl L4Place<'_> {
     /// All VirtualServices with a host that overlaps the service's have a say; there is no single winner.
     fn roots(&self) -> impl Iterator<Item = &Root> {
-        let imported =
-            self.outbound.roots.iter().filter(|root| self.outbound.scope.imports_rules(root, Some(self.port)));
+        let own = self.outbound.roots.iter().filter(|root| !root.tcp.is_empty() || !root.tls.is_empty());
+        let imported = own.filter(|root| self.outbound.scope.imports_rules(root, Some(self.port)));
         imported.filter(|root| root.hosts.iter().any(|host| host.overlaps(&self.service.host)))
     }
 
@@ -187,8 +187,7 @@ impl L4Place<'_> {
     fn own_tls_chain(&self, clusters: &mut Clusters<'_>) -> Chain {
         let mut chain = self.own_chain(clusters);
         if !self.service.subnets.is_empty() || bind(self.service).is_empty() {
-            let visible = &clusters.registry.visible;
-            let aliases = visible.iter().filter(|other| other.alias_of.as_deref() == Some(self.service.host.as_str()));
+            let aliases = clusters.registry.aliases(self.service.host.as_str());
             let domain = self.outbound.dns_domain();
             let mut names = vec![self.service.host.as_str().to_string()];
             for alias in aliases {

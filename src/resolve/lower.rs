@@ -294,7 +294,7 @@ impl Lowering<'_> {
         let hosts = &self.root.hosts;
         self.place.gateway == "mesh"
             && hosts.iter().any(|host| clusters.registry.find(host.as_str()).is_some())
-            && !hosts.iter().any(|host| clusters.serves(host, self.place.port))
+            && !hosts.iter().any(|host| clusters.registry.serves(host, self.place.port))
     }
 
     /// The destination's port; without one, the listener's, except that a gateway knows a service with one port only.

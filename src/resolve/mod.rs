@@ -20,6 +20,8 @@ mod visibility;
 
 pub use viewpoint::{Mesh, OutboundPolicy, Precedence, Viewpoint, ViewpointKind};
 
+use std::collections::HashSet;
+
 use crate::diagnostic::Diagnostic;
 use crate::plan::{Plan, Unmatched};
 use crate::resources::Resources;
@@ -74,7 +76,7 @@ impl Plan {
                 let policy = scope.outbound.unwrap_or(mesh.outbound);
                 let outbound = Outbound { viewpoint, mesh, roots, scope, policy };
                 plan.listeners = outbound.listeners(&mut clusters, &mut findings);
-                plan.names = sidecar::names(&outbound, &registry.visible);
+                plan.names = sidecar::names(&outbound, &registry);
                 plan.unmatched = match policy {
                     OutboundPolicy::AllowAny => Unmatched::Passthrough,
                     OutboundPolicy::RegistryOnly => Unmatched::Blackhole,
@@ -93,14 +95,8 @@ impl Plan {
 
 /// Each finding once, with its place.
 fn settled(findings: Findings, resources: &Resources) -> Vec<Diagnostic> {
-    let mut settled: Vec<Diagnostic> = Vec::new();
-    for mut finding in findings {
-        if let Some(resource) = &finding.resource {
-            finding.place = resources.place(resource, &finding.field);
-        }
-        if !settled.contains(&finding) {
-            settled.push(finding);
-        }
-    }
-    settled
+    let mut seen = HashSet::new();
+    let place = |finding: &Diagnostic| resources.place(finding.resource.as_ref()?, &finding.field);
+    let placed = findings.into_iter().map(|finding| Diagnostic { place: place(&finding), ..finding });
+    placed.filter(|finding| seen.insert(finding.clone())).collect()
 }

@@ -124,6 +124,8 @@ pub(super) struct Registry {
     /// What the client sees, in the order of their hosts.
     pub(super) visible: Vec<Rc<Service>>,
     by_host: HashMap<String, Rc<Service>>,
+    /// The visible services that stand for another host, by that host.
+    aliases: HashMap<String, Vec<Rc<Service>>>,
     /// Every service by host, whether visible or not.
     all: HashMap<String, Vec<Rc<Service>>>,
 }
@@ -148,12 +150,37 @@ impl Registry {
         }
         let mut visible: Vec<_> = by_host.values().cloned().collect();
         visible.sort_by(|a, b| a.host.cmp(&b.host));
-        Registry { visible, by_host, all }
+        let mut aliases: HashMap<String, Vec<Rc<Service>>> = HashMap::new();
+        for service in &visible {
+            if let Some(host) = &service.alias_of {
+                aliases.entry(host.clone()).or_default().push(service.clone());
+            }
+        }
+        Registry { visible, by_host, aliases, all }
     }
 
     /// A visible service by its host.
     pub(super) fn find(&self, host: &str) -> Option<&Rc<Service>> {
         self.by_host.get(host)
+    }
+
+    /// The visible services that stand for a host.
+    pub(super) fn aliases(&self, host: &str) -> &[Rc<Service>] {
+        self.aliases.get(host).map_or(&[], Vec::as_slice)
+    }
+
+    /// A visible service of this very name whose requests to this port are looked at one by one.
+    pub(super) fn serving(&self, host: &str, port: u16) -> Option<&Rc<Service>> {
+        self.find(host).filter(|service| service.alias_of.is_none() && service.serves_http(port))
+    }
+
+    /// Whether some visible service under a host has requests to this port looked at one by one.
+    pub(super) fn serves(&self, host: &HostPattern, port: u16) -> bool {
+        if !host.is_wildcard() {
+            return self.serving(host.as_str(), port).is_some();
+        }
+        let mut under = self.visible.iter().filter(|service| host.overlaps(&service.host));
+        under.any(|service| service.alias_of.is_none() && service.serves_http(port))
     }
 
     /// Whether there is a service of this host that the client does not see.
@@ -171,6 +198,8 @@ impl Registry {
 /// What services select their endpoints from.
 struct World {
     pods: Vec<Pod>,
+    /// The places in `pods` of those in a namespace with a label of this value.
+    pods_by_label: HashMap<(String, String, String), Vec<usize>>,
     pod_labels: HashMap<(String, String), Labels>,
     workloads: Vec<(String, String, WorkloadEntrySpec)>,
 }
@@ -189,7 +218,26 @@ impl World {
                 _ => None,
             })
             .collect();
-        World { pods, pod_labels, workloads }
+        let mut pods_by_label: HashMap<_, Vec<usize>> = HashMap::new();
+        for (at, pod) in pods.iter().enumerate() {
+            for (key, value) in &pod.metadata.labels {
+                let place = (pod.metadata.namespace.clone(), key.clone(), value.clone());
+                pods_by_label.entry(place).or_default().push(at);
+            }
+        }
+        World { pods, pods_by_label, pod_labels, workloads }
+    }
+
+    /// The pods of a namespace with all of some labels, of which there is at least one.
+    fn selected<'w>(
+        &'w self,
+        namespace: &str,
+        labels: &'w BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'w Pod> + use<'w> {
+        let first = labels.first_key_value();
+        let place = first.map(|(key, value)| (namespace.to_string(), key.clone(), value.clone()));
+        let found = place.and_then(|place| self.pods_by_label.get(&place)).map_or(&[][..], Vec::as_slice);
+        found.iter().map(|&at| &self.pods[at]).filter(|pod| has_labels(&pod.metadata.labels, labels))
     }
 
     fn services(&self, resources: &Resources, mesh: &Mesh) -> Vec<Service> {
@@ -258,14 +306,9 @@ impl World {
         if let Some(members) = slices.of(namespace, name, ports, self) {
             return members;
         }
-        if service.spec.selector.is_empty() {
-            return Vec::new();
-        }
-        let selected = |pod: &&Pod| {
-            pod.metadata.namespace == namespace && has_labels(&pod.metadata.labels, &service.spec.selector)
-        };
         let usable = |pod: &&Pod| is_ready(pod) || (service.spec.publish_not_ready_addresses && pod_ip(pod).is_some());
-        self.pods.iter().filter(selected).filter(usable).filter_map(|pod| self.pod(pod, ports)).collect()
+        let selected = self.selected(namespace, &service.spec.selector);
+        selected.filter(usable).filter_map(|pod| self.pod(pod, ports)).collect()
     }
 
     fn pod(&self, pod: &Pod, ports: &[Port]) -> Option<Member> {
@@ -323,9 +366,7 @@ impl World {
         let namespace = &entry.metadata.namespace;
         let chosen =
             self.workloads.iter().filter(|(ns, _, spec)| ns == namespace && has_labels(&spec.labels, &selector.labels));
-        let pods = self.pods.iter().filter(|pod| {
-            pod.metadata.namespace == *namespace && has_labels(&pod.metadata.labels, &selector.labels) && is_ready(pod)
-        });
+        let pods = self.selected(namespace, &selector.labels).filter(|pod| is_ready(pod));
         own.chain(chosen.map(|(_, name, spec)| workload_member(spec, name, ports)))
             .chain(pods.filter_map(|pod| self.pod(pod, ports)))
             .collect()

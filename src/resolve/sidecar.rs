@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::cluster::Clusters;
 use super::lower::{self, LoweredRule, Place};
 use super::precedence::{alone, fold, note_conflict};
-use super::registry::{Kind, Protocol, Service};
+use super::registry::{Kind, Protocol, Registry, Service};
 use super::scope::Scope;
 use super::virtual_service::Root;
 use super::{Findings, Mesh, OutboundPolicy, Precedence, Viewpoint, l4};
@@ -119,8 +119,8 @@ impl Outbound<'_> {
             .filter(|service| service.serves_http(port) && service.alias_of.is_none())
             .cloned()
             .collect();
-        let claims = self.claims(port, &services, clusters, findings);
-        let mut table = Assembly::new(self, port, &services, clusters.registry.visible.as_slice());
+        let claims = self.claims(port, clusters, findings);
+        let mut table = Assembly::new(self, port, &services, clusters.registry);
         for claim in &claims {
             self.place(claim, &services, &mut table);
         }
@@ -134,19 +134,12 @@ impl Outbound<'_> {
     }
 
     /// The hosts that VirtualServices claim on a port, with their routes, in the order in which they count.
-    fn claims<'s>(
-        &'s self,
-        port: u16,
-        services: &[Rc<Service>],
-        clusters: &mut Clusters<'_>,
-        findings: &mut Findings,
-    ) -> Vec<Claim<'s>> {
+    fn claims<'s>(&'s self, port: u16, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Claim<'s>> {
         let place = Place { port, gateway: "mesh", encrypted: false, viewpoint: self.viewpoint };
+        let registry = clusters.registry;
         let on_port = |root: &&Root| {
             let imported = self.scope.imports_rules(root, Some(port));
-            imported
-                && (port == 80
-                    || root.hosts.iter().any(|host| services.iter().any(|service| host.overlaps(&service.host))))
+            imported && (port == 80 || root.hosts.iter().any(|host| registry.serves(host, port)))
         };
         let lowered: Vec<(&Root, Vec<LoweredRule>)> = self
             .roots
@@ -183,7 +176,7 @@ impl Outbound<'_> {
     /// Gives a claim's routes to the services that it names, or, where it names none, to the host itself.
     fn place(&self, claim: &Claim<'_>, services: &[Rc<Service>], table: &mut Assembly<'_>) {
         if !claim.host.is_wildcard() {
-            match services.iter().find(|service| service.host == *claim.host) {
+            match table.registry.serving(claim.host.as_str(), table.port) {
                 Some(service) => table.add_service(service, &claim.routes),
                 None => table.add_plain(claim.host, &claim.routes),
             }
@@ -240,19 +233,19 @@ struct Assembly<'a> {
     port: u16,
     /// The real names of all services of the table, which nobody's short form may take.
     real: HashSet<String>,
-    visible: &'a [Rc<Service>],
+    registry: &'a Registry,
     names: HashSet<String>,
     domains: HashSet<String>,
     hosts: Vec<Arc<VirtualHost>>,
 }
 
 impl<'a> Assembly<'a> {
-    fn new(outbound: &'a Outbound<'a>, port: u16, services: &[Rc<Service>], visible: &'a [Rc<Service>]) -> Self {
+    fn new(outbound: &'a Outbound<'a>, port: u16, services: &[Rc<Service>], registry: &'a Registry) -> Self {
         Assembly {
             outbound,
             port,
             real: services.iter().map(|service| service.host.as_str().to_ascii_lowercase()).collect(),
-            visible,
+            registry,
             names: HashSet::new(),
             domains: HashSet::new(),
             hosts: Vec::new(),
@@ -260,7 +253,7 @@ impl<'a> Assembly<'a> {
     }
 
     fn add_service(&mut self, service: &Rc<Service>, routes: &Arc<[Route]>) {
-        let domains = service_domains(service, self.visible, self.outbound);
+        let domains = service_domains(service, self.registry, self.outbound);
         self.add(&service.host, domains, routes);
     }
 
@@ -305,8 +298,8 @@ fn has_own_listener(service: &Service) -> bool {
 }
 
 /// The names by which a client may call a service (reference 2.5).
-fn service_domains(service: &Service, visible: &[Rc<Service>], outbound: &Outbound<'_>) -> Vec<String> {
-    let aliases = visible.iter().filter(|other| other.alias_of.as_deref() == Some(service.host.as_str()));
+fn service_domains(service: &Service, registry: &Registry, outbound: &Outbound<'_>) -> Vec<String> {
+    let aliases = registry.aliases(service.host.as_str()).iter();
     let hosts = std::iter::once(service.host.as_str()).chain(aliases.map(|alias| alias.host.as_str()));
     let mut domains: Vec<String> = hosts.flat_map(|host| host_domains(host, &outbound.dns_domain())).collect();
     if service.kubernetes && service.kind == Kind::Headless {
@@ -366,11 +359,11 @@ fn shared_suffix_forms(host: &str, dns_domain: &str) -> Vec<String> {
 }
 
 /// What DNS answers to the client: every name of every visible service that has addresses.
-pub(super) fn names(outbound: &Outbound<'_>, visible: &[Rc<Service>]) -> BTreeMap<Arc<str>, Vec<IpAddr>> {
+pub(super) fn names(outbound: &Outbound<'_>, registry: &Registry) -> BTreeMap<Arc<str>, Vec<IpAddr>> {
     let domain = outbound.dns_domain();
     let mut names: BTreeMap<Arc<str>, Vec<IpAddr>> = BTreeMap::new();
-    for service in visible {
-        let addresses = addresses(service, visible);
+    for service in &registry.visible {
+        let addresses = addresses(service, registry);
         if addresses.is_empty() {
             continue;
         }
@@ -382,8 +375,8 @@ pub(super) fn names(outbound: &Outbound<'_>, visible: &[Rc<Service>]) -> BTreeMa
 }
 
 /// A service's own addresses, its pods' if it is headless, or those of what it stands for.
-fn addresses(service: &Service, visible: &[Rc<Service>]) -> Vec<IpAddr> {
-    let target = service.alias_of.as_ref().and_then(|host| visible.iter().find(|other| other.host.as_str() == host));
+fn addresses(service: &Service, registry: &Registry) -> Vec<IpAddr> {
+    let target = service.alias_of.as_ref().and_then(|host| registry.find(host));
     let service = target.map_or(service, |target| target);
     l4::bind(service)
 }
