@@ -15,7 +15,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use meshroute::{Diagnostic, Live, Plan, Precedence, Reader, Resources, Router, Severity};
+use meshroute::{Connection, Diagnostic, Explanation, Live, Plan, Precedence, Reader, Resources, Router, Severity};
 use support::{Asked, Case, Expected, Question, Seen, Window, shares};
 
 /// What is wrong with some cases, line by line.
@@ -157,6 +157,9 @@ fn ask(router: &Arc<Router>, question: &Question) -> Wrong {
         Ok(asked) => asked,
         Err(error) => return vec![error],
     };
+    if let Some(connection) = asked.connection() {
+        return ask_whole(router, question, &asked, &connection);
+    }
     let mut wrong: Wrong = question.expects.fault().into_iter().collect();
     let request = asked.request();
     let roll = question.roll();
@@ -174,18 +177,37 @@ fn ask(router: &Arc<Router>, question: &Question) -> Wrong {
     }
     for (window, seen) in windows {
         match seen {
-            Ok(seen) => {
-                let differences = question.expects.differences(&seen);
-                wrong.extend(differences.into_iter().map(|difference| format!("[{window}] {difference}")));
-            }
+            Ok(seen) => wrong.extend(differences(question, window, &seen)),
             Err(error) => wrong.push(format!("[{window}] {error}")),
         }
     }
-    let story = explanation.to_string();
-    let untold = question.expects.explained.iter().filter(|text| !story.contains(text.as_str()));
-    wrong.extend(untold.map(|text| format!("[explain] `{text}` is not in the story:\n{story}")));
+    wrong.extend(untold(question, &explanation));
     wrong.extend(wrong_shares(router, &asked, question));
     wrong
+}
+
+/// Asks for a connection whose content is not looked at; the adapters know only requests.
+fn ask_whole(router: &Router, question: &Question, asked: &Asked<'_>, connection: &Connection<'_>) -> Wrong {
+    let roll = question.roll();
+    let explanation = router.plan().explain_connection(connection, &roll);
+    let decision = router.connect(connection, &roll);
+    let mut wrong: Wrong = question.expects.fault().into_iter().collect();
+    for (window, decision) in [(Window::Explain, &explanation.decision), (Window::Router, &decision)] {
+        wrong.extend(differences(question, window, &Seen::decision(window, decision, asked, router, &roll)));
+    }
+    wrong.extend(untold(question, &explanation));
+    wrong
+}
+
+fn differences(question: &Question, window: Window, seen: &Seen) -> Wrong {
+    let differences = question.expects.differences(seen);
+    differences.into_iter().map(|difference| format!("[{window}] {difference}")).collect()
+}
+
+fn untold(question: &Question, explanation: &Explanation<'_>) -> Wrong {
+    let story = explanation.to_string();
+    let untold = question.expects.explained.iter().filter(|text| !story.contains(text.as_str()));
+    untold.map(|text| format!("[explain] `{text}` is not in the story:\n{story}")).collect()
 }
 
 fn through_tower(router: &Arc<Router>, asked: &Asked<'_>, question: &Question) -> Result<Seen, String> {

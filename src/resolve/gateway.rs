@@ -3,18 +3,19 @@
 //! Source: istio `pilot/pkg/networking/core/gateway.go`; reference sections 3.3 and 11.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::cluster::Clusters;
 use super::lower::{self, LoweredRule, Place};
 use super::precedence::{fold, join, note_conflict};
-use super::registry::Protocol;
+use super::registry::{Protocol, Service};
 use super::virtual_service::Root;
 use super::{Findings, Mesh, Precedence, Viewpoint, l4};
 use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::kubernetes::has_labels;
 use crate::model::gateway::{Server, ServerTlsMode};
-use crate::model::virtual_service::{L4MatchAttributes, TcpRoute, TlsMatchAttributes};
+use crate::model::virtual_service::{L4MatchAttributes, TcpRoute, TlsMatchAttributes, TlsRoute};
 use crate::model::{Gateway, Object};
 use crate::name::HostPattern;
 use crate::plan::{Chain, Destination, HttpTable, Listener, Target, Transport, Unclaimed, VirtualHost};
@@ -156,10 +157,13 @@ impl Inbound<'_> {
             (block.port == 0 || block.port == u32::from(bound.port))
                 && (block.gateways.is_empty() || block.gateways.contains(&bound.gateway))
         };
-        let rules = l4::ordered(self.bound_roots(bound), self.mesh.precedence, |root| &root.tcp, l4::tcp_blocks);
-        let mut fitting = rules
-            .into_iter()
-            .filter(|(.., rule)| rule.r#match.is_empty() || rule.r#match.iter().flatten().any(applies));
+        // Ranges are not looked at here, so that every rule that applies takes everything.
+        let weigh = |rule: &TcpRoute| {
+            let fits = rule.r#match.is_empty() || rule.r#match.iter().flatten().any(applies);
+            fits.then(|| l4::Weighed { sameness: l4::sameness(&rule.r#match), catch_all: true })
+        };
+        let mut fitting =
+            l4::ordered(self.bound_roots(bound), self.mesh.precedence, |root| &root.tcp, weigh).into_iter();
         let target = |(root, at, rule): (&Root, usize, &TcpRoute)| {
             l4::target(root, &format!("spec.tcp[{at}]"), at, &rule.route, bound.port, clusters, findings)
         };
@@ -169,19 +173,21 @@ impl Inbound<'_> {
     /// A chain for each tls match, by its server names; `AUTO_PASSTHROUGH` has one for each cluster of the mesh.
     fn passed_on(&self, bound: &Bound<'_>, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Chain> {
         if bound.server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough) {
-            return auto_passthrough(clusters);
+            return auto_passthrough(bound, clusters);
         }
         let mut chains: Vec<Chain> = Vec::new();
-        for (root, at, rule) in
-            l4::ordered(self.bound_roots(bound), self.mesh.precedence, |root| &root.tls, l4::tls_blocks)
-        {
-            let applies = |block: &&TlsMatchAttributes| {
-                (block.port == 0 || block.port == u32::from(bound.port))
-                    && (block.gateways.is_empty() || block.gateways.contains(&bound.gateway))
-            };
+        let applies = |block: &&TlsMatchAttributes| {
+            (block.port == 0 || block.port == u32::from(bound.port))
+                && (block.gateways.is_empty() || block.gateways.contains(&bound.gateway))
+        };
+        let weigh = |rule: &TlsRoute| {
+            let fits = rule.r#match.iter().flatten().any(|block| applies(&block));
+            fits.then(|| l4::Weighed { sameness: l4::sameness(&rule.r#match), catch_all: false })
+        };
+        for (root, at, rule) in l4::ordered(self.bound_roots(bound), self.mesh.precedence, |root| &root.tls, weigh) {
             for block in rule.r#match.iter().flatten().filter(applies) {
                 let names = l4::server_names(&block.sni_hosts);
-                if chains.iter().any(|chain| chain.server_names == names) {
+                if chains.iter().any(|chain| chain.server_names.iter().any(|name| names.contains(name))) {
                     continue;
                 }
                 let field = format!("spec.tls[{at}]");
@@ -210,14 +216,21 @@ impl Inbound<'_> {
             let place = Place { port: bound.port, gateway: &bound.gateway, encrypted, viewpoint: self.viewpoint };
             for root in self.roots.iter().filter(|root| root.binds(&bound.gateway)) {
                 let rules: Arc<[LoweredRule]> = lower::rules(root, &place, clusters, findings).into();
+                if rules.is_empty() {
+                    // Without a rule for this port it claims nothing (istio `gateway.go`, "omitting routes").
+                    continue;
+                }
                 let shared = bound.hosts_for(&root.resource.namespace);
                 for (host, written) in intersection(&shared, &root.hosts) {
-                    claimed(&mut hosts, host).layers.push(Layer { root, written, rules: rules.clone() });
+                    let host = claimed(&mut hosts, host);
+                    host.layers.push(Layer { root, written, rules: rules.clone() });
+                    host.require_tls |= bound.redirects();
                 }
             }
-            if bound.server.tls.as_ref().is_some_and(|tls| tls.https_redirect) {
-                for host in bound.all_hosts() {
-                    claimed(&mut hosts, host).require_tls = true;
+            // Of hosts that nobody binds to, Istio redirects only those that are written without a namespace.
+            for written in bound.server.hosts.iter().filter(|host| bound.redirects() && !host.contains('/')) {
+                if let Ok(host) = HostPattern::parse(written) {
+                    claimed(&mut hosts, host.to_lowercase()).require_tls = true;
                 }
             }
         }
@@ -274,6 +287,10 @@ fn claimed<'v, 'a>(hosts: &'v mut Vec<Claimed<'a>>, host: HostPattern) -> &'v mu
 impl Bound<'_> {
     fn protocol(&self) -> Protocol {
         Protocol::parse(self.server.port.as_ref().map(|port| port.protocol.as_str()).unwrap_or_default())
+    }
+
+    fn redirects(&self) -> bool {
+        self.server.tls.as_ref().is_some_and(|tls| tls.https_redirect)
     }
 
     /// What the server does with a connection.
@@ -340,11 +357,15 @@ impl ServerKind {
     }
 }
 
-/// A chain for every cluster of the mesh, by the server name that Istio gives it: `outbound_.80_.v1_.host`.
-fn auto_passthrough(clusters: &mut Clusters<'_>) -> Vec<Chain> {
+/// A chain for every cluster of the mesh that the server's hosts cover, by the server name that Istio gives it: `outbound_.80_.v1_.host`.
+fn auto_passthrough(bound: &Bound<'_>, clusters: &mut Clusters<'_>) -> Vec<Chain> {
     let services = clusters.registry.visible.clone();
     let mut chains = Vec::new();
-    for service in services.iter().filter(|service| service.alias_of.is_none()) {
+    let covered = |service: &&Rc<Service>| {
+        let hosts = bound.hosts_for(&service.namespace);
+        service.alias_of.is_none() && !service.external && hosts.iter().any(|host| service.host.is_within(host))
+    };
+    for service in services.iter().filter(covered) {
         let host = service.host.as_str();
         let subsets: Vec<String> = clusters
             .rule(host)
@@ -376,8 +397,11 @@ fn intersection<'r>(server: &[HostPattern], own: &'r [HostPattern]) -> Vec<(Host
             } else {
                 continue;
             };
-            if !shared.iter().any(|(known, _)| known == narrower) {
-                shared.push((narrower.clone(), host));
+            match shared.iter_mut().find(|(known, _)| known == narrower) {
+                // Named twice, it is claimed by the more specific of the two.
+                Some((_, written)) if host.by_specificity(written).is_lt() => *written = host,
+                Some(_) => {}
+                None => shared.push((narrower.clone(), host)),
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Source: istio `pilot/pkg/networking/core/tls.go` and `networkfilter.go`; reference section 10.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +29,17 @@ pub(super) fn listeners(
     for service in services.iter().filter(|service| service.alias_of.is_none()) {
         for port in service.ports.iter().filter(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Tls)) {
             let chains = chains(outbound, service, port.number, clusters, findings);
-            add(Listener { chains, ..Listener::new(port.number, bind(service)) }, listeners);
+            let addresses = bind(service);
+            if !addresses.is_empty() && !service.subnets.is_empty() {
+                // Its addresses are listened to one by one, its ranges by a listener for any address.
+                let mut at_addresses = chains.clone();
+                let own: Vec<Cidr> = service.subnets.iter().filter_map(|subnet| Cidr::parse(subnet)).collect();
+                at_addresses.iter_mut().filter(|chain| chain.subnets == own).for_each(|chain| chain.subnets.clear());
+                add(Listener { chains: at_addresses, ..Listener::new(port.number, addresses) }, listeners);
+                add(Listener { chains, ..Listener::new(port.number, Vec::new()) }, listeners);
+            } else {
+                add(Listener { chains, ..Listener::new(port.number, addresses) }, listeners);
+            }
         }
     }
 }
@@ -89,11 +99,23 @@ struct Static<'m> {
 }
 
 impl L4Place<'_> {
-    /// All VirtualServices with a host that overlaps the service's have a say; there is no single winner.
+    /// All VirtualServices with a host that overlaps the service's have a say; there is no single winner. Under
+    /// [`Precedence::LastApplied`] only those have that name it most exactly: an exact and a wildcard host never merge.
     fn roots(&self) -> impl Iterator<Item = &Root> {
         let own = self.outbound.roots.iter().filter(|root| !root.tcp.is_empty() || !root.tls.is_empty());
-        let imported = own.filter(|root| self.outbound.scope.imports_rules(root, Some(self.port)));
-        imported.filter(|root| root.hosts.iter().any(|host| host.overlaps(&self.service.host)))
+        let imported: Vec<&Root> =
+            own.filter(|root| self.outbound.scope.imports_rules(root, Some(self.port))).collect();
+        let hosts = || imported.iter().flat_map(|root| &root.hosts).filter(|host| host.overlaps(&self.service.host));
+        let best = match self.outbound.mesh.precedence {
+            Precedence::Istio => None,
+            Precedence::LastApplied => hosts().min_by(|a, b| a.by_specificity(b)),
+        };
+        let fits = |host: &HostPattern| match best {
+            Some(best) => host == best,
+            None => host.overlaps(&self.service.host),
+        };
+        let kept: Vec<&Root> = imported.iter().copied().filter(|root| root.hosts.iter().any(fits)).collect();
+        kept.into_iter()
     }
 
     /// All four conditions are asked for, unlike in HTTP rules.
@@ -118,7 +140,10 @@ impl L4Place<'_> {
 
     fn tcp(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Chain> {
         let mut chains = Vec::new();
-        for (root, at, rule) in ordered(self.roots(), self.outbound.mesh.precedence, |root| &root.tcp, tcp_blocks) {
+        note_ranges(self.roots(), findings);
+        for (root, at, rule) in
+            ordered(self.roots(), self.outbound.mesh.precedence, |root| &root.tcp, |rule| self.weigh_tcp(rule))
+        {
             let Some(subnets) = self.tcp_subnets(rule) else { continue };
             let Some(target) = target(root, &format!("spec.tcp[{at}]"), at, &rule.route, self.port, clusters, findings)
             else {
@@ -136,6 +161,16 @@ impl L4Place<'_> {
         chains
     }
 
+    fn weigh_tcp(&self, rule: &TcpRoute) -> Option<Weighed> {
+        let catch_all = self.tcp_subnets(rule)?.is_empty();
+        Some(Weighed { sameness: sameness(&rule.r#match), catch_all })
+    }
+
+    fn weigh_tls(&self, rule: &TlsRoute) -> Option<Weighed> {
+        let fits = rule.r#match.iter().flatten().any(|block| self.applies(&Static::of_tls(block)));
+        fits.then(|| Weighed { sameness: sameness(&rule.r#match), catch_all: false })
+    }
+
     /// The destination ranges that a rule asks for; none for all; `None` where it does not apply.
     fn tcp_subnets(&self, rule: &TcpRoute) -> Option<Vec<Cidr>> {
         if rule.r#match.is_empty() {
@@ -150,15 +185,22 @@ impl L4Place<'_> {
             }
             subnets.extend(block.destination_subnets.iter().filter_map(|subnet| Cidr::parse(subnet)));
         }
-        some.then_some(subnets)
+        // Ranges of which none can be read are no range, never every address.
+        (some && !subnets.is_empty()).then_some(subnets)
     }
 
     fn tls(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Chain> {
         let mut chains: Vec<Chain> = Vec::new();
         let mut subnets = self.own_subnets();
-        for (root, at, rule) in ordered(self.roots(), self.outbound.mesh.precedence, |root| &root.tls, tls_blocks) {
+        note_ranges(self.roots(), findings);
+        for (root, at, rule) in
+            ordered(self.roots(), self.outbound.mesh.precedence, |root| &root.tls, |rule| self.weigh_tls(rule))
+        {
             for block in rule.r#match.iter().flatten().filter(|block| self.applies(&Static::of_tls(block))) {
                 if !block.destination_subnets.is_empty() {
+                    if block.destination_subnets.iter().all(|subnet| Cidr::parse(subnet).is_none()) {
+                        continue;
+                    }
                     // As in Istio, a match's ranges hold for the service's later matches as well.
                     subnets = block.destination_subnets.iter().filter_map(|subnet| Cidr::parse(subnet)).collect();
                 }
@@ -220,37 +262,76 @@ impl<'m> Static<'m> {
     }
 }
 
-pub(super) fn tcp_blocks(rule: &TcpRoute) -> Vec<String> {
-    rule.r#match.iter().map(|block| format!("{:?}", block.clone().unwrap_or_default())).collect()
+/// Tells of ranges of addresses that are none.
+fn note_ranges<'r>(roots: impl Iterator<Item = &'r Root>, findings: &mut Findings) {
+    for root in roots {
+        let tcp = root.tcp.iter().enumerate().flat_map(|(at, rule)| {
+            let blocks = rule.r#match.iter().enumerate();
+            blocks.map(move |(block, written)| {
+                (format!("spec.tcp[{at}].match[{block}]"), written.as_ref().map(|b| &b.destination_subnets))
+            })
+        });
+        let tls = root.tls.iter().enumerate().flat_map(|(at, rule)| {
+            let blocks = rule.r#match.iter().enumerate();
+            blocks.map(move |(block, written)| {
+                (format!("spec.tls[{at}].match[{block}]"), written.as_ref().map(|b| &b.destination_subnets))
+            })
+        });
+        for (field, ranges) in tcp.chain(tls) {
+            for range in ranges.into_iter().flatten().filter(|range| Cidr::parse(range).is_none()) {
+                let finding = Diagnostic::error("bad-match", format!("`{range}` is no range of addresses"));
+                let finding = finding.at(&root.resource, format!("{field}.destinationSubnets"));
+                findings.push(finding.remedy("write an address, or a range such as `10.1.0.0/16`"));
+            }
+        }
+    }
 }
 
-pub(super) fn tls_blocks(rule: &TlsRoute) -> Vec<String> {
-    rule.r#match.iter().map(|block| format!("{:?}", block.clone().unwrap_or_default())).collect()
+/// What a fold looks at in a rule that applies.
+pub(super) struct Weighed {
+    pub(super) sameness: BTreeSet<String>,
+    pub(super) catch_all: bool,
 }
 
-/// The rules of several VirtualServices, with their index: in the order in which these count, or, under
-/// [`Precedence::LastApplied`], the later one's first, without earlier rules that are the same, catch-alls last.
+/// Equal for rules that are the same rule.
+pub(super) fn sameness<B: Clone + Default + std::fmt::Debug>(blocks: &[Option<B>]) -> BTreeSet<String> {
+    blocks.iter().map(|block| format!("{:?}", block.clone().unwrap_or_default())).collect()
+}
+
+/// The rules of several VirtualServices that apply, with their index: in the order in which these count, or, under
+/// [`Precedence::LastApplied`], each cut after its first catch-all, the later one's first, without earlier rules that
+/// are the same, catch-alls last, the latest's only.
+///
+/// `weigh` is `None` for a rule that does not apply.
 pub(super) fn ordered<'r, R>(
     roots: impl Iterator<Item = &'r Root>,
     mode: Precedence,
     rules: impl Fn(&'r Root) -> &'r Vec<R>,
-    blocks: impl Fn(&R) -> Vec<String>,
+    weigh: impl Fn(&R) -> Option<Weighed>,
 ) -> Vec<(&'r Root, usize, &'r R)> {
-    let each = |root: &'r Root| rules(root).iter().enumerate().map(move |(at, rule)| (root, at, rule));
+    let each = |root: &'r Root| {
+        let applying = rules(root).iter().enumerate().filter_map(|(at, rule)| Some((weigh(rule)?, (root, at, rule))));
+        applying.collect::<Vec<_>>()
+    };
     if mode == Precedence::Istio {
-        return roots.flat_map(each).collect();
+        return roots.flat_map(each).map(|(_, rule)| rule).collect();
     }
-    let mut folded: Vec<(&Root, usize, &R)> = Vec::new();
+    let mut folded: Vec<(BTreeSet<String>, (&Root, usize, &R))> = Vec::new();
     let mut last: Option<(&Root, usize, &R)> = None;
-    let key = |rule: &R| blocks(rule).into_iter().collect::<std::collections::BTreeSet<_>>();
     for root in roots {
-        let catch_all = rules(root).iter().position(|rule| blocks(rule).is_empty());
-        let own: Vec<_> = each(root).take(catch_all.unwrap_or(usize::MAX)).collect();
-        folded.retain(|(.., rule)| !own.iter().any(|(.., newer)| key(newer) == key(rule)));
-        folded = own.into_iter().chain(folded).collect();
-        last = catch_all.map(|at| (root, at, &rules(root)[at])).or(last);
+        let mut own = Vec::new();
+        for (weighed, rule) in each(root) {
+            if weighed.catch_all {
+                last = Some(rule);
+                break;
+            }
+            own.push((weighed.sameness, rule));
+        }
+        folded.retain(|(known, _)| !own.iter().any(|(newer, _)| newer == known));
+        own.append(&mut folded);
+        folded = own;
     }
-    folded.into_iter().chain(last).collect()
+    folded.into_iter().map(|(_, rule)| rule).chain(last).collect()
 }
 
 pub(super) fn server_names(hosts: &[String]) -> Vec<HostPattern> {

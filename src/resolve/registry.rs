@@ -10,7 +10,7 @@ use super::visibility::Export;
 use super::{Mesh, Viewpoint};
 use crate::diagnostic::ResourceRef;
 use crate::kubernetes::{self, has_labels, is_ready, pod_ip};
-use crate::model::service_entry::Resolution;
+use crate::model::service_entry::{Location, Resolution};
 use crate::model::workload_entry::WorkloadEntrySpec;
 use crate::model::{IntOrString, Object, Pod, Service as KubernetesService, ServiceEntry, Timestamp};
 use crate::name::HostPattern;
@@ -93,6 +93,8 @@ pub(super) struct Service {
     pub(super) subnets: Vec<String>,
     pub(super) kind: Kind,
     pub(super) kubernetes: bool,
+    /// Whether it stands outside the mesh.
+    pub(super) external: bool,
     /// The host that an ExternalName service stands for.
     pub(super) alias_of: Option<String>,
     pub(super) members: Vec<Member>,
@@ -291,6 +293,7 @@ impl World {
                 (false, false) => Kind::Static,
             },
             kubernetes: true,
+            external: false,
             alias_of: external.then(|| spec.external_name.clone()).filter(|name| !name.is_empty()),
             members,
             export: Export::read(&written, &mesh.default_service_export_to, &metadata.namespace),
@@ -349,6 +352,7 @@ impl World {
                 subnets: spec.addresses.iter().filter(|address| address.contains('/')).cloned().collect(),
                 kind,
                 kubernetes: false,
+                external: spec.location == Location::MeshExternal,
                 alias_of: None,
                 members,
                 export: Export::read(&spec.export_to, &mesh.default_service_export_to, &entry.metadata.namespace),

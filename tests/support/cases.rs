@@ -108,12 +108,13 @@ pub struct Expected {
     pub says: Option<String>,
 }
 
-/// One request, and what must become of it.
+/// One request or connection, and what must become of it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
     /// `GET http://web:80/path?x=1`: the authority is sent as it stands, its port (else the scheme's) is dialled, and
-    /// `https` comes in over TLS.
+    /// `https` comes in over TLS. `tcp://db:3306` and `tls://db:3306` are connections that carry no HTTP; the second
+    /// one begins with a hello that names `db`, or what `sni` says.
     pub ask: String,
     /// The authority, where it is not the URL's.
     host: Option<String>,
@@ -221,6 +222,7 @@ impl Case {
 /// A question taken apart.
 #[derive(Clone)]
 pub struct Asked<'q> {
+    /// Empty for a whole connection.
     method: &'q str,
     authority: &'q str,
     target: &'q str,
@@ -241,9 +243,12 @@ impl Question {
     }
 
     pub fn parts(&self) -> Result<Asked<'_>, String> {
-        let wrong = || format!("`{}` is not METHOD http://authority/path", self.ask);
-        let (method, url) = self.ask.split_once(' ').ok_or_else(wrong)?;
+        let wrong = || format!("`{}` is neither `METHOD http://authority/path` nor `tcp://host:port`", self.ask);
+        let (method, url) = self.ask.split_once(' ').unwrap_or(("", &self.ask));
         let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
+        if method.is_empty() != matches!(scheme, "tcp" | "tls") {
+            return Err(wrong());
+        }
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         let written = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
@@ -257,13 +262,22 @@ impl Question {
             port,
             address: self.address,
             headers: &self.headers,
-            sni: (scheme == "https").then(|| self.sni.as_deref().unwrap_or(name)),
+            sni: matches!(scheme, "https" | "tls").then(|| self.sni.as_deref().unwrap_or(name)),
             upstream: &self.upstream,
         })
     }
 }
 
 impl<'q> Asked<'q> {
+    /// The connection, where nothing is said of what it carries.
+    pub fn connection(&self) -> Option<Connection<'_>> {
+        let connection = Connection::new(self.port).address(self.address);
+        self.method.is_empty().then(|| match self.sni {
+            Some(sni) => connection.tls(TlsHello { sni: Some(sni) }),
+            None => connection,
+        })
+    }
+
     /// The question as the library's own; an absolute target says scheme and authority itself.
     pub fn request(&self) -> Request<'_> {
         let (scheme, authority, path) = match self.target.split_once("://") {
