@@ -105,6 +105,7 @@
 
 #[cfg(feature = "http")]
 pub mod adapter;
+pub mod analyze;
 mod compile;
 mod decision;
 mod diagnostic;
@@ -124,6 +125,7 @@ mod resources;
 mod roll;
 mod router;
 mod table;
+pub mod validate;
 pub mod yaml;
 
 pub use compile::PlanError;

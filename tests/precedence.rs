@@ -324,7 +324,7 @@ fn sidecar_table(layers: &Layers, port: u16) -> Table {
     let services = || SERVICES.iter().filter(|(_, ports)| ports.contains(&port)).map(|(name, _)| *name);
     // Away from port 80 only those count that name a service of the port.
     let names_one = |host: &&str| services().any(|service| falls_under(service, host));
-    let counts = |content: &Written| port == 80 || content.names().iter().any(|host| names_one(&host));
+    let counts = |content: &Written| port == 80 || content.names().iter().any(|host| names_one(host));
     let on_port: Vec<_> = bound.iter().copied().filter(|(_, content)| counts(content)).collect();
     let mut table = Table::new();
     for host in on_port.iter().flat_map(|(_, content)| content.names()).filter(|host| !names_one(host)) {
@@ -385,7 +385,7 @@ fn left_l4(rules: &[L4Rule], place: Place, tcp: bool) -> Vec<Left<L4Block>> {
     all
 }
 
-fn l4_layers<'l>(layers: &'l Layers, place: Place) -> impl Iterator<Item = &'l (&'static str, Written)> {
+fn l4_layers(layers: &Layers, place: Place) -> impl Iterator<Item = &(&'static str, Written)> {
     layers.iter().filter(move |(_, content)| content.http.is_empty() && content.gateways.contains(&place.gateway))
 }
 

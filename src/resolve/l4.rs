@@ -298,6 +298,9 @@ pub(super) fn sameness<B: Clone + Default + std::fmt::Debug>(blocks: &[Option<B>
     blocks.iter().map(|block| format!("{:?}", block.clone().unwrap_or_default())).collect()
 }
 
+/// A rule, the VirtualService that it is in, and its index there.
+type Numbered<'r, R> = (&'r Root, usize, &'r R);
+
 /// The rules of several VirtualServices that apply, with their index: in the order in which these count, or, under
 /// [`Precedence::LastApplied`], each cut after its first catch-all, the later one's first, without earlier rules that
 /// are the same, catch-alls last, the latest's only.
@@ -308,7 +311,7 @@ pub(super) fn ordered<'r, R>(
     mode: Precedence,
     rules: impl Fn(&'r Root) -> &'r Vec<R>,
     weigh: impl Fn(&R) -> Option<Weighed>,
-) -> Vec<(&'r Root, usize, &'r R)> {
+) -> Vec<Numbered<'r, R>> {
     let each = |root: &'r Root| {
         let applying = rules(root).iter().enumerate().filter_map(|(at, rule)| Some((weigh(rule)?, (root, at, rule))));
         applying.collect::<Vec<_>>()
@@ -316,8 +319,8 @@ pub(super) fn ordered<'r, R>(
     if mode == Precedence::Istio {
         return roots.flat_map(each).map(|(_, rule)| rule).collect();
     }
-    let mut folded: Vec<(BTreeSet<String>, (&Root, usize, &R))> = Vec::new();
-    let mut last: Option<(&Root, usize, &R)> = None;
+    let mut folded: Vec<(BTreeSet<String>, Numbered<'r, R>)> = Vec::new();
+    let mut last: Option<Numbered<'r, R>> = None;
     for root in roots {
         let mut own = Vec::new();
         for (weighed, rule) in each(root) {

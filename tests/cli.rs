@@ -1,0 +1,149 @@
+//! The command, asked about the nginx canary as an operator would ask.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const CANARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/mesh/config/nginx-canary");
+
+fn meshroute(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_meshroute")).args(args).output().expect("the command can be started")
+}
+
+fn meshroute_with(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_meshroute"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command can be started");
+    child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it is read");
+    child.wait_with_output().expect("it ends")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Asks from the master pod, with a `canary_id` if there is one.
+fn route(canary_id: &str) -> Output {
+    let header = format!("canary_id: {canary_id}");
+    let mut args =
+        vec!["route", "-f", CANARY, "--from", "default/nginx-deployment-master", "GET", "http://nginx:5000/"];
+    if !canary_id.is_empty() {
+        args.extend(["-H", &header]);
+    }
+    meshroute(&args)
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("it is JSON")
+}
+
+#[test]
+fn without_a_header_a_request_goes_online() {
+    let answer = route("");
+    let text = stdout(&answer);
+    assert_eq!(answer.status.code(), Some(0), "{text}");
+    assert!(text.contains("goes to subset online of nginx.default.svc.cluster.local:5000"), "{text}");
+    assert!(text.contains("spec.http[0].match[0] does not hold: there is no header `canary_id`"), "{text}");
+    assert!(text.contains("nginx-vs.yaml:30"), "{text}");
+    assert!(!text.contains('\u{1b}'), "colours are for terminals");
+}
+
+#[test]
+fn canary_2_goes_to_its_subset_and_3_online() {
+    for (canary_id, subset) in [("2", "canary-2"), ("3", "online")] {
+        let answer = route(canary_id);
+        let text = stdout(&answer);
+        assert_eq!(answer.status.code(), Some(0), "{text}");
+        assert!(text.contains(&format!("goes to subset {subset} of")), "{text}");
+    }
+}
+
+#[test]
+fn canary_1_is_shared_with_a_subset_that_has_no_pods() {
+    let answer = route("1");
+    let text = stdout(&answer);
+    assert_eq!(answer.status.code(), Some(1), "{text}");
+    assert!(text.contains("50%  goes to subset canary-1 of"), "{text}");
+    assert!(text.contains("50%  503 UH"), "{text}");
+    let warned = stderr(&answer);
+    assert!(warned.contains("nginx-vs.yaml:17") && warned.contains("nginx-vs.yaml:21"), "{warned}");
+}
+
+#[test]
+fn a_roll_decides_between_the_two() {
+    for (roll, subset, status) in [("0", "canary-1", 0), ("49", "canary-1", 0), ("50", "canary-11", 1)] {
+        let header = ["-H", "canary_id: 1", "--format", "json", "--roll", roll];
+        let answer = meshroute(&[&["route", "-f", CANARY, "http://nginx:5000/"][..], &header].concat());
+        let outcome = &json(&answer)["outcomes"][0];
+        assert_eq!((outcome["subset"].as_str(), answer.status.code()), (Some(subset), Some(status)), "{outcome}");
+    }
+}
+
+#[test]
+fn who_asks_must_be_known() {
+    let answer = meshroute(&["route", "-f", CANARY, "--from", "default/nobody", "http://nginx:5000/"]);
+    assert_eq!(answer.status.code(), Some(2));
+    assert!(stderr(&answer).contains("there is no pod `nobody` in namespace `default`"));
+    let several =
+        meshroute(&["route", "-f", CANARY, "--from", "default/nginx-deployment-canary", "http://nginx:5000/"]);
+    assert!(stderr(&several).contains("may be `nginx-deployment-canary-1-"), "{}", stderr(&several));
+}
+
+#[test]
+fn get_lists_what_is_loaded_under_every_name() {
+    for name in ["vs", "virtualservice", "VirtualServices", "virtualservice.networking.istio.io"] {
+        let text = stdout(&meshroute(&["get", name, "-f", CANARY]));
+        let mut lines = text.lines();
+        assert_eq!(
+            lines.next().map(|head| head.split_whitespace().collect()),
+            Some(vec!["NAME", "GATEWAYS", "HOSTS", "AGE"])
+        );
+        assert!(lines.next().is_some_and(|row| row.starts_with("nginx ")), "{text}");
+    }
+    let text = stdout(&meshroute(&["get", "dr,po", "-f", CANARY, "-o", "wide"]));
+    assert!(text.contains("online,canary-1,canary-2,canary-11"), "{text}");
+    assert_eq!(text.matches("pod/nginx-deployment-").count(), 4, "{text}");
+    let unknown = meshroute(&["get", "crontab", "-f", CANARY]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("virtualservices (vs)"), "{}", stderr(&unknown));
+    assert_eq!(meshroute(&["get", "vs", "nobody", "-f", CANARY]).status.code(), Some(1));
+}
+
+#[test]
+fn what_get_writes_can_be_read_again() {
+    let written = stdout(&meshroute(&["get", "all", "-f", CANARY, "-o", "yaml"]));
+    let again = stdout(&meshroute_with(&["get", "all", "-f", "-", "-o", "yaml"], &written));
+    assert_eq!(written, again);
+}
+
+#[test]
+fn analyze_tells_each_thing_once_with_its_place() {
+    let answer = meshroute(&["analyze", "-f", CANARY]);
+    let text = stdout(&answer);
+    assert_eq!(answer.status.code(), Some(1), "{text}");
+    assert!(text.contains("error subset `canary-11` selects no pod") && text.contains("[IST0173]"), "{text}");
+    assert_eq!(text.matches("[weight-in-destination]").count(), 2, "{text}");
+    assert!(text.contains("1 error, 2 warnings, 1 remark in 7 resources"), "{text}");
+    let found = json(&meshroute(&["analyze", "--format", "json", CANARY]));
+    assert_eq!(found.as_array().map(Vec::len), Some(4));
+    assert_eq!(found[0]["resource"], "DestinationRule default/nginx");
+}
+
+#[test]
+fn analyze_reads_standard_input_and_says_what_is_no_yaml() {
+    let clean = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{name: http, port: 80}]}\n";
+    let answer = meshroute_with(&["analyze", "--format", "json", "-"], clean);
+    assert_eq!((answer.status.code(), stdout(&answer).trim()), (Some(0), "[]"));
+    let broken = meshroute_with(&["analyze", "-"], "a: [\n");
+    assert_eq!(broken.status.code(), Some(2), "{}", stdout(&broken));
+    assert_eq!(meshroute(&["analyze", "-f", "/nowhere"]).status.code(), Some(2));
+}
