@@ -265,13 +265,13 @@ impl<'m> Static<'m> {
 /// Tells of ranges of addresses that are none.
 fn note_ranges<'r>(roots: impl Iterator<Item = &'r Root>, findings: &mut Findings) {
     for root in roots {
-        let tcp = root.tcp.iter().enumerate().flat_map(|(at, rule)| {
+        let tcp = root.tcp.iter().flat_map(|(at, rule)| {
             let blocks = rule.r#match.iter().enumerate();
             blocks.map(move |(block, written)| {
                 (format!("spec.tcp[{at}].match[{block}]"), written.as_ref().map(|b| &b.destination_subnets))
             })
         });
-        let tls = root.tls.iter().enumerate().flat_map(|(at, rule)| {
+        let tls = root.tls.iter().flat_map(|(at, rule)| {
             let blocks = rule.r#match.iter().enumerate();
             blocks.map(move |(block, written)| {
                 (format!("spec.tls[{at}].match[{block}]"), written.as_ref().map(|b| &b.destination_subnets))
@@ -309,11 +309,11 @@ type Numbered<'r, R> = (&'r Root, usize, &'r R);
 pub(super) fn ordered<'r, R>(
     roots: impl Iterator<Item = &'r Root>,
     mode: Precedence,
-    rules: impl Fn(&'r Root) -> &'r Vec<R>,
+    rules: impl Fn(&'r Root) -> &'r Vec<(usize, R)>,
     weigh: impl Fn(&R) -> Option<Weighed>,
 ) -> Vec<Numbered<'r, R>> {
     let each = |root: &'r Root| {
-        let applying = rules(root).iter().enumerate().filter_map(|(at, rule)| Some((weigh(rule)?, (root, at, rule))));
+        let applying = rules(root).iter().filter_map(|(at, rule)| Some((weigh(rule)?, (root, *at, rule))));
         applying.collect::<Vec<_>>()
     };
     if mode == Precedence::Istio {

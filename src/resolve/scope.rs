@@ -122,8 +122,8 @@ fn destinations(root: &Root) -> impl Iterator<Item = &Destination> {
             .chain(&rule.rule.mirror)
             .chain(rule.rule.mirrors.iter().flatten().filter_map(|mirror| mirror.destination.as_ref()))
     });
-    let tls = root.tls.iter().flat_map(|rule| rule.route.iter().flatten());
-    let tcp = root.tcp.iter().flat_map(|rule| rule.route.iter().flatten());
+    let tls = root.tls.iter().flat_map(|(_, rule)| rule.route.iter().flatten());
+    let tcp = root.tcp.iter().flat_map(|(_, rule)| rule.route.iter().flatten());
     http.chain(tls.chain(tcp).filter_map(|route| route.destination.as_ref()))
 }
 

@@ -20,8 +20,9 @@ pub(super) struct Root {
     /// `mesh`, or `namespace/name` of a Gateway.
     pub(super) gateways: Vec<String>,
     pub(super) http: Vec<Rule>,
-    pub(super) tls: Vec<TlsRoute>,
-    pub(super) tcp: Vec<TcpRoute>,
+    /// With their index as written.
+    pub(super) tls: Vec<(usize, TlsRoute)>,
+    pub(super) tcp: Vec<(usize, TcpRoute)>,
     pub(super) applied: u64,
 }
 
@@ -141,9 +142,14 @@ fn root(
             http.push(rule);
         }
     }
-    let tls = service.spec.tls.iter().flatten().map(|route| qualified_tls(route, namespace, mesh)).collect();
-    let tcp = service.spec.tcp.iter().flatten().map(|route| qualified_tcp(route, namespace, mesh)).collect();
+    let tls = numbered(&service.spec.tls).map(|(at, route)| (at, qualified_tls(route, namespace, mesh))).collect();
+    let tcp = numbered(&service.spec.tcp).map(|(at, route)| (at, qualified_tcp(route, namespace, mesh))).collect();
     Root { resource, hosts, gateways, http, tls, tcp, applied }
+}
+
+/// The entries of a list that are not null, with their index.
+fn numbered<R>(written: &[Option<R>]) -> impl Iterator<Item = (usize, &R)> {
+    written.iter().enumerate().filter_map(|(at, entry)| Some((at, entry.as_ref()?)))
 }
 
 /// A reference to a Gateway (reference 2.3): `mesh` as it is, `ns/name` as it is, `./name` and `name` in the
