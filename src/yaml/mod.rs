@@ -107,11 +107,11 @@ type Items = Vec<Result<RawDocument, Box<Diagnostic>>>;
 
 /// The resources of one document; or, when it is broken, what is wrong with it.
 fn document(piece: &guard::Piece<'_>, place: Place, options: &Options) -> Result<Items, Vec<Diagnostic>> {
-    guard::check(piece.text, &options.limits).map_err(|excess| {
+    let text = guard::check(piece.text, &options.limits).map_err(|excess| {
         vec![limit(excess.what.to_string(), at(&place, piece.line.saturating_add(excess.line - 1)))]
     })?;
     let (root, faults) =
-        node::parse(piece.text, piece.line, &options.limits).map_err(|fault| vec![told(&fault, &place, options)])?;
+        node::parse(&text, piece.line, &options.limits).map_err(|fault| vec![told(&fault, &place, options)])?;
     let notes: Vec<_> = faults.iter().map(|fault| told(fault, &place, options)).collect();
     if faults.iter().any(|fault| !fault.bearable) {
         return Err(notes);
