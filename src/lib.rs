@@ -139,7 +139,7 @@ pub use pattern::{Pattern, PatternError, Rewrite};
 pub use plan::Plan;
 pub use request::{Connection, Headers, NoHeaders, Request, TlsHello, has_one_value};
 pub use resolve::{Mesh, OutboundPolicy, Precedence, Resolution, Viewpoint, ViewpointKind};
-pub use resources::{Applied, Reader, Resource, Resources};
+pub use resources::{Applied, Reader, Resource, Resources, files_below};
 pub use roll::{Purpose, Roll};
 pub use router::Router;
 pub use yaml::Reading;

@@ -163,8 +163,12 @@ impl Reader {
     }
 }
 
-/// The files to read for a path, in order.
-fn files_below(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// The files that are read for a path: itself, or, if it is a folder, every `.yaml`, `.yml` and `.json` file below it, in
+/// the order of their paths. Hidden files and folders are passed over, and so are links to folders.
+///
+/// # Errors
+/// What the operating system says of a path that is not there or may not be looked into.
+pub fn files_below(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     if !std::fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }

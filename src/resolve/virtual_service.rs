@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::visibility::Export;
 use super::{Findings, Mesh, Precedence};
 use crate::diagnostic::{Diagnostic, ResourceRef};
-use crate::model::virtual_service::{HttpRoute, TcpRoute, TlsRoute};
+use crate::model::virtual_service::{HttpRoute, RouteDestination, TcpRoute, TlsRoute};
 use crate::model::{Object, Timestamp, VirtualService};
 use crate::name::{HostPattern, qualify};
 use crate::resources::Resources;
@@ -181,22 +181,26 @@ pub(super) fn qualify_destinations(rule: &mut HttpRoute, namespace: &str, mesh: 
 
 fn qualified_tls(route: &TlsRoute, namespace: &str, mesh: &Mesh) -> TlsRoute {
     let mut route = route.clone();
-    for block in route.r#match.iter_mut().flatten() {
-        block.gateways = block.gateways.iter().map(|gateway| gateway_name(gateway, namespace)).collect();
-    }
-    for destination in route.route.iter_mut().flatten().filter_map(|route| route.destination.as_mut()) {
-        destination.host = qualify(&destination.host, namespace, &mesh.domain);
-    }
+    qualify_gateways(route.r#match.iter_mut().flatten().map(|block| &mut block.gateways), namespace);
+    qualify_connections(&mut route.route, namespace, mesh);
     route
 }
 
 fn qualified_tcp(route: &TcpRoute, namespace: &str, mesh: &Mesh) -> TcpRoute {
     let mut route = route.clone();
-    for block in route.r#match.iter_mut().flatten() {
-        block.gateways = block.gateways.iter().map(|gateway| gateway_name(gateway, namespace)).collect();
+    qualify_gateways(route.r#match.iter_mut().flatten().map(|block| &mut block.gateways), namespace);
+    qualify_connections(&mut route.route, namespace, mesh);
+    route
+}
+
+fn qualify_gateways<'b>(written: impl Iterator<Item = &'b mut Vec<String>>, namespace: &str) {
+    for gateway in written.flatten() {
+        *gateway = gateway_name(gateway, namespace);
     }
-    for destination in route.route.iter_mut().flatten().filter_map(|route| route.destination.as_mut()) {
+}
+
+fn qualify_connections(routes: &mut [Option<RouteDestination>], namespace: &str, mesh: &Mesh) {
+    for destination in routes.iter_mut().flatten().filter_map(|route| route.destination.as_mut()) {
         destination.host = qualify(&destination.host, namespace, &mesh.domain);
     }
-    route
 }

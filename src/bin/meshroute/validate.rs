@@ -71,7 +71,7 @@ fn judge(path: &Path) -> Vec<Verdict> {
             Err(error) => vec![unreadable(path, &error)],
         };
     }
-    match files_below(path) {
+    match meshroute::files_below(path) {
         Ok(files) => files.iter().flat_map(|file| judge_file(file)).collect(),
         Err(error) => vec![unreadable(path, &error)],
     }
@@ -95,27 +95,6 @@ fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> Verdict {
     let place = Place { file: path.display().to_string().into(), document: 1, line: 0 };
     let finding = Diagnostic::error("unreadable", format!("cannot be read: {error}")).placed(place);
     Verdict { resource: None, findings: vec![finding], is_readable: false }
-}
-
-/// The files to read for a path, in order; hidden ones are passed over.
-fn files_below(path: &Path) -> std::io::Result<Vec<PathBuf>> {
-    if !std::fs::metadata(path)?.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    let mut entries: Vec<PathBuf> =
-        std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-    entries.retain(|entry| !entry.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")));
-    entries.sort();
-    let mut files = Vec::new();
-    for entry in entries {
-        let is_yaml = entry.extension().is_some_and(|end| ["yaml", "yml", "json"].iter().any(|known| end == *known));
-        if std::fs::metadata(&entry)?.is_dir() {
-            files.extend(files_below(&entry)?);
-        } else if is_yaml {
-            files.push(entry);
-        }
-    }
-    Ok(files)
 }
 
 /// One verdict for each resource, in order, and one for each document that is none.
