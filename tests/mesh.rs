@@ -283,6 +283,55 @@ fn the_owners_requests_and_what_happens_to_the_folder() {
     expect_rules(&served);
 }
 
+/// Rules for what a sidecar does besides sending on.
+const DEEDS: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: deeds}
+spec:
+  hosts: [nginx.default.svc.cluster.local]
+  http:
+    - match: [{uri: {prefix: /old}}]
+      redirect: {uri: /new, redirectCode: 308}
+    - match: [{uri: {exact: /teapot}}]
+      directResponse: {status: 418, body: {string: short and stout}}
+    - match: [{uri: {exact: /broken}}]
+      fault: {abort: {httpStatus: 429, percentage: {value: 100}}}
+      route: [{destination: {host: nginx.default.svc.cluster.local, subset: online}}]
+    - match: [{uri: {prefix: /app/}}]
+      rewrite: {uri: /}
+      headers: {response: {set: {x-by: mesh}, remove: [server]}}
+      route: [{destination: {host: nginx.default.svc.cluster.local, subset: canary-2}}]
+    - match: [{uri: {exact: /slow}}]
+      fault: {delay: {fixedDelay: 300ms, percentage: {value: 100}}}
+      rewrite: {uri: /}
+      route: [{destination: {host: nginx.default.svc.cluster.local, subset: online}}]
+";
+
+#[test]
+fn a_sidecar_does_what_the_rule_says() {
+    let folder = Folder::new("deeds");
+    let served = Served::start(&folder);
+    folder.write("deeds.yaml", DEEDS);
+    let ask = |path: &str| get(&served.proxy, &format!("http://nginx:5000{path}"), "");
+    served.until("the rules are in force", |status| settled(status) && ask("/teapot").status() == "418");
+
+    let moved = ask("/old/x?y=z");
+    assert_eq!(moved.status(), "308");
+    assert!(moved.has("location: http://nginx:5000/new?y=z"), "{}", moved.head);
+    assert_eq!(ask("/teapot").body, "short and stout");
+    let aborted = ask("/broken");
+    assert_eq!(aborted.status(), "429");
+    assert!(aborted.has("x-meshroute-flags: FI"), "{}", aborted.head);
+    let rewritten = ask("/app/");
+    assert_eq!(rewritten.who(), "nginx-deployment-canary-2");
+    assert!(rewritten.has("x-by: mesh") && !rewritten.has("server: nginx"), "{}", rewritten.head);
+    let started = Instant::now();
+    assert_eq!(ask("/slow").who(), "nginx-deployment");
+    assert!(started.elapsed() >= Duration::from_millis(300));
+    // What the rules do not name stays as it was.
+    expect_rules(&served);
+}
+
 #[test]
 fn parts_that_are_killed_come_back_and_traffic_goes_on() {
     let folder = Folder::new("killed");
