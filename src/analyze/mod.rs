@@ -1,7 +1,7 @@
 //! What is wrong with a set of resources as a whole, beyond what each of them says alone.
 //!
 //! Two voices become one here: Istio's analyzers (their codes, `IST0101` and so on, and their severities), and what
-//! [`Plan::resolve`] finds when each client of the set asks. Where both speak of one field, the finding keeps Istio's
+//! [`Plan::resolve`](crate::Plan::resolve) finds when each client of the set asks. Where both speak of one field, the finding keeps Istio's
 //! code and takes the words that say what becomes of a request. Where Istio's analyzer is known to cry wolf, it is
 //! followed only as far as traffic agrees.
 //!
