@@ -100,8 +100,8 @@ fn answer(args: &Args) -> Result<u8, String> {
     for finding in world.findings.iter().filter(|finding| input::is_worth_telling(finding)) {
         eprintln!("{finding}");
     }
-    if let Some(finding) = world.findings.iter().find(|finding| input::is_unreadable(finding)) {
-        return Err(finding.to_string());
+    if world.findings.iter().any(input::is_unreadable) {
+        return Err("there is no answer while something cannot be read".to_string());
     }
     let client = input::client(&args.from, &world.resources)?;
     let viewpoint = match args.gateway {
