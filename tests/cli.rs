@@ -147,3 +147,23 @@ fn analyze_reads_standard_input_and_says_what_is_no_yaml() {
     assert_eq!(broken.status.code(), Some(2), "{}", stdout(&broken));
     assert_eq!(meshroute(&["analyze", "-f", "/nowhere"]).status.code(), Some(2));
 }
+
+#[test]
+fn validate_refuses_the_canary_and_names_both_weights_and_the_remedy() {
+    let as_path = meshroute(&["validate", CANARY]);
+    let as_option = meshroute(&["validate", "-f", CANARY]);
+    let text = stdout(&as_path);
+    assert_eq!(as_path.status.code(), Some(1), "{text}");
+    for weight in ["nginx-vs.yaml:17", "nginx-vs.yaml:21"] {
+        assert!(text.contains(weight), "{text}");
+    }
+    assert_eq!(text.matches("move it out one level, beside `destination`").count(), 2, "{text}");
+    assert_eq!(text, stdout(&as_option));
+}
+
+#[test]
+fn validate_without_anything_to_read_says_what_it_wants() {
+    let answer = meshroute(&["validate"]);
+    assert_eq!(answer.status.code(), Some(2));
+    assert!(stderr(&answer).contains("<PATH>"), "{}", stderr(&answer));
+}

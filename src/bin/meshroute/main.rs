@@ -45,8 +45,18 @@ enum Task {
     /// Lists what is loaded, as kubectl would
     Get(get::Args),
     /// Answers cases given one per line as JSON, each with resources, a client and requests
+    ///
+    /// Reads standard input and writes a line for each case. `precedence` is `istio` unless a case says `last-applied`.
+    #[command(after_help = EVAL)]
     Eval,
 }
+
+const EVAL: &str = "\
+Example (one line each):
+  {\"id\": \"1\", \"client\": {\"namespace\": \"default\"}, \"resources\": \"YAML\", \"requests\": [{\"authority\": \"nginx:5000\", \"port\": 5000}]}
+  {\"id\": \"1\", \"results\": [{...}]}, or {\"id\": \"1\", \"invalid\": \"why\"}
+
+Exit status: 0, or 2 if standard input could not be read";
 
 fn main() -> ExitCode {
     match Command::parse().task {

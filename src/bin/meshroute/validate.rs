@@ -14,12 +14,25 @@ use meshroute::yaml::{Options, RawDocument, documents};
 use meshroute::{Diagnostic, Place, Reading, ResourceRef, Severity};
 use serde_json::{Map, Value, json};
 
+use super::input::Input;
+
 /// What to validate, and how to print it.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Unknown fields are refused, as a cluster refuses them.
+
+Examples:
+  meshroute validate config/
+  kubectl get vs,dr,gw,se -A -o yaml | meshroute validate -
+  meshroute validate config/ --format json | jq '.[] | select(.valid | not)'
+
+Exit status: 0 all are valid, 1 some are not, 2 something could not be read")]
 pub struct Args {
     /// Files of YAML, folders of them, or `-` for standard input
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "file", value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    input: Input,
     /// How to print the verdicts
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -52,7 +65,7 @@ impl Verdict {
 
 /// Prints the verdicts. Exit status 0: all are valid; 1: some are not; 2: some could not be read.
 pub fn run(args: &Args) -> ExitCode {
-    let verdicts: Vec<Verdict> = args.paths.iter().flat_map(|path| judge(path)).collect();
+    let verdicts: Vec<Verdict> = args.input.paths(&args.paths).iter().flat_map(|path| judge(path)).collect();
     match args.format {
         Format::Json => print_json(&verdicts),
         Format::Text => print_text(&verdicts),
