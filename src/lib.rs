@@ -93,6 +93,7 @@
 //! | (none) | the core: no async runtime, no sockets |
 //! | `http` | `adapter::http`: questions from and answers for the types of `http` 1.x |
 //! | `tower` | `adapter::tower`: a Layer that asks once per request |
+//! | `tls` | `adapter::tls` and `adapter::proxy_protocol`: what the first bytes of a connection say |
 //! | `cli` | the command `meshroute` |
 //!
 //! A feature adds a room; it never changes an answer.
@@ -103,7 +104,7 @@
 //! input, performance.
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "tls"))]
 pub mod adapter;
 pub mod analyze;
 mod compile;

@@ -6,6 +6,11 @@
 //!
 //! Only here do types of other crates show in the public interface, each behind the feature of its name.
 
+#[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "tls")]
+pub mod proxy_protocol;
+#[cfg(feature = "tls")]
+pub mod tls;
 #[cfg(feature = "tower")]
 pub mod tower;
