@@ -2,6 +2,8 @@
 
 #[path = "support/bodies.rs"]
 mod bodies;
+#[path = "support/openings.rs"]
+mod openings;
 #[path = "support/plans.rs"]
 mod plans;
 
@@ -11,8 +13,12 @@ use std::path::{Path, PathBuf};
 type Body = fn(&[u8]);
 
 /// The fuzz targets.
-const TARGETS: [(&str, Body); 3] =
-    [("reading", bodies::reading), ("asking", bodies::asking), ("agreeing", bodies::agreeing)];
+const TARGETS: [(&str, Body); 4] = [
+    ("reading", bodies::reading),
+    ("asking", bodies::asking),
+    ("agreeing", bodies::agreeing),
+    ("opening", openings::opening),
+];
 
 fn kept() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/regressions")
@@ -57,6 +63,11 @@ fn asking() {
 #[test]
 fn agreeing() {
     replay(TARGETS[2].0, TARGETS[2].1);
+}
+
+#[test]
+fn opening() {
+    replay(TARGETS[3].0, TARGETS[3].1);
 }
 
 #[test]
