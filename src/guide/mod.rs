@@ -5,6 +5,7 @@
 //! - [`semantics`]: what the router means, where Istio or Envoy leave room or surprise.
 //! - [`export_to`]: who sees what, namespace by namespace.
 //! - [`embedding`]: step by step into a program of your own.
+//! - [`connections`]: TLS and TCP connections that are passed on as they are.
 //! - [`findings`]: every diagnostic by its code, and what to do about it.
 //! - [`untrusted`]: what is bounded, and where.
 //! - [`performance`]: how a route is found, when that is slow, and how to measure it.
@@ -20,6 +21,10 @@ pub mod export_to {}
 
 #[doc = include_str!("embedding.md")]
 pub mod embedding {}
+
+#[cfg(feature = "tls")]
+#[doc = include_str!("connections.md")]
+pub mod connections {}
 
 #[doc = include_str!("findings.md")]
 pub mod findings {}
