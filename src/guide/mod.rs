@@ -6,6 +6,7 @@
 //! - [`export_to`]: who sees what, namespace by namespace.
 //! - [`embedding`]: step by step into a program of your own.
 //! - [`connections`]: TLS and TCP connections that are passed on as they are.
+//! - [`write_your_own`]: a whole adapter for a transport of your own.
 //! - [`findings`]: every diagnostic by its code, and what to do about it.
 //! - [`untrusted`]: what is bounded, and where.
 //! - [`performance`]: how a route is found, when that is slow, and how to measure it.
@@ -25,6 +26,9 @@ pub mod embedding {}
 #[cfg(feature = "tls")]
 #[doc = include_str!("connections.md")]
 pub mod connections {}
+
+#[doc = include_str!("write_your_own.md")]
+pub mod write_your_own {}
 
 #[doc = include_str!("findings.md")]
 pub mod findings {}
