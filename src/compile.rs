@@ -2,11 +2,12 @@
 //!
 //! A plan that [`resolve`](crate::resolve) made is legal; one that came over a wire may not be, and is told so here.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::plan::{Action, Chain, Destination, HttpTable, Plan, Route, Target};
-use crate::router::{Router, Table};
-use crate::table::RouteTable;
+use crate::plan::{Action, Chain, Destination, HttpTable, List, Listener, Plan, Route, Target, VirtualHost};
+use crate::router::{Router, Table, Tables};
+use crate::table::{FastMap, HostIndex, RouteTable};
 
 /// Why a plan cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,30 +35,51 @@ impl Router {
     pub fn compile(plan: impl Into<Arc<Plan>>) -> Result<Router, PlanError> {
         let plan = plan.into();
         check(&plan).map_err(|(at, fault)| PlanError { at, fault })?;
-        let mut router = Router { bound: Default::default(), open: Default::default(), tables: Vec::new(), plan };
-        for (at, listener) in (0u32..).zip(&router.plan.listeners) {
-            if listener.addresses.is_empty() {
-                router.open.entry(listener.port).or_insert(at);
-            }
-            for address in &listener.addresses {
-                router.bound.entry((listener.port, *address)).or_insert(at);
-            }
-            router.tables.push(listener.chains.iter().map(index).collect());
-        }
-        Ok(router)
+        let (bound, open) = places(&plan.listeners);
+        let tables = plan.listeners.iter().map(|listener| tables(listener)).collect();
+        Ok(Router { bound: bound.into(), open: open.into(), tables, plan })
     }
+}
+
+type Bound = FastMap<(u16, IpAddr), u32>;
+type Open = FastMap<u16, u32>;
+
+/// Where each listener is found; the first one for a place has it.
+fn places(listeners: &List<Listener>) -> (Bound, Open) {
+    let (mut bound, mut open) = (Bound::default(), Open::default());
+    for (at, listener) in (0u32..).zip(listeners) {
+        if listener.addresses.is_empty() {
+            open.entry(listener.port).or_insert(at);
+        }
+        for address in &listener.addresses {
+            bound.entry((listener.port, *address)).or_insert(at);
+        }
+    }
+    (bound, open)
+}
+
+fn tables(listener: &Listener) -> Tables {
+    listener.chains.iter().map(|chain| index(chain).map(Arc::new)).collect()
 }
 
 fn index(chain: &Chain) -> Option<Table> {
     let Target::Http(http) = &chain.target else { return None };
-    let mut table = Table::default();
+    let routes = http.hosts.iter().map(|host| routes(host)).collect();
+    Some(Table { hosts: Arc::new(hosts(http)), routes })
+}
+
+fn hosts(http: &HttpTable) -> HostIndex {
+    let mut index = HostIndex::default();
     for (at, host) in (0u32..).zip(&http.hosts) {
         for domain in &host.domains {
-            table.hosts.insert(domain, at);
+            index.insert(domain, at);
         }
-        table.routes.push(RouteTable::build(host.routes.iter().map(|route| &route.condition)));
     }
-    Some(table)
+    index
+}
+
+fn routes(host: &VirtualHost) -> RouteTable {
+    RouteTable::build(host.routes.iter().map(|route| &route.condition))
 }
 
 fn check(plan: &Plan) -> Checked {

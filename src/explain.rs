@@ -141,7 +141,11 @@ impl Plan {
     fn listener(&self, connection: &Connection<'_>) -> Option<&Listener> {
         let of_port = || self.listeners.iter().filter(|listener| listener.port == connection.port);
         let bound = |address| of_port().find(|listener| listener.addresses.contains(&address));
-        connection.address.and_then(bound).or_else(|| of_port().find(|listener| listener.addresses.is_empty()))
+        connection
+            .address
+            .and_then(bound)
+            .or_else(|| of_port().find(|listener| listener.addresses.is_empty()))
+            .map(|listener| &**listener)
     }
 }
 

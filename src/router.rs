@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::decision::{Decision, Outcome, refused_path, unclaimed, unmatched};
-use crate::plan::{Chain, HttpTable, Listener, Plan, Target};
+use crate::plan::{Chain, HttpTable, List, Listener, Plan, Target};
 use crate::request::{Connection, Question, Request};
 use crate::roll::Roll;
 use crate::table::{FastMap, HostIndex, RouteTable};
@@ -18,18 +18,23 @@ use crate::table::{FastMap, HostIndex, RouteTable};
 pub struct Router {
     pub(crate) plan: Arc<Plan>,
     /// By port and address.
-    pub(crate) bound: FastMap<(u16, IpAddr), u32>,
+    pub(crate) bound: Arc<FastMap<(u16, IpAddr), u32>>,
     /// By port, for any address.
-    pub(crate) open: FastMap<u16, u32>,
+    pub(crate) open: Arc<FastMap<u16, u32>>,
     /// One for each listener and each of its chains.
-    pub(crate) tables: Vec<Vec<Option<Table>>>,
+    pub(crate) tables: List<Tables>,
 }
 
-/// The indexes of one [`HttpTable`].
+/// The indexes of one listener: one for each of its chains that carries HTTP.
+pub(crate) type Tables = Vec<Option<Arc<Table>>>;
+
+/// The indexes of one [`HttpTable`]. Shared with the router before where nothing changed.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    pub(crate) hosts: HostIndex,
-    pub(crate) routes: Vec<RouteTable>,
+    /// From a domain to the place of its virtual host.
+    pub(crate) hosts: Arc<HostIndex>,
+    /// For each virtual host, in the same place, its routes.
+    pub(crate) routes: List<RouteTable>,
 }
 
 impl Router {

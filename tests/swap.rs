@@ -21,13 +21,13 @@ fn router(generation: u64) -> Router {
     let mut host = VirtualHost::new(generation.to_string(), vec![HostPattern::parse("*").unwrap()]);
     host.routes = [route].into();
     let mut table = HttpTable::new("80", Unclaimed::NotFound);
-    table.hosts.push(host.into());
+    table.hosts.push(host);
     let mut listener = Listener::new(80, Vec::new());
     listener.chains.push(Chain::new(Target::Http(table.into())));
     let mut plan = Plan::default();
-    plan.clusters.push(cluster.into());
+    plan.clusters.push(cluster);
     plan.listeners.push(listener);
-    plan.names.insert(generation.to_string().into(), vec![[10, 0, 0, 1].into()]);
+    std::sync::Arc::make_mut(&mut plan.names).insert(generation.to_string().into(), vec![[10, 0, 0, 1].into()]);
     Router::compile(plan).unwrap()
 }
 

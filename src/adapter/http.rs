@@ -367,10 +367,10 @@ mod tests {
         ]
         .into();
         let mut table = HttpTable::new("80", Unclaimed::NotFound);
-        table.hosts.push(host.into());
+        table.hosts.push(host);
         let mut listener = Listener::new(80, Vec::new());
         listener.chains.push(Chain::new(Target::Http(table.into())));
-        let clusters = vec![healthy.into(), empty.into(), Cluster::missing("gone", "", 80).into()];
+        let clusters = [healthy, empty, Cluster::missing("gone", "", 80)].into_iter().collect();
         let mut plan = Plan { clusters, ..Plan::default() };
         plan.listeners.push(listener);
         Router::compile(plan).unwrap()

@@ -407,11 +407,11 @@ mod tests {
         let mut host = VirtualHost::new("nginx:80", vec!["nginx".to_string().try_into().unwrap()]);
         host.routes = [direct, forward(), Route::new("broken", condition("/broken"), Action::Forward(broken))].into();
         let mut table = HttpTable::new("80", Unclaimed::Passthrough);
-        table.hosts.push(host.into());
+        table.hosts.push(host);
         let mut listener = Listener::new(80, Vec::new());
         listener.chains.push(Chain::new(Target::Http(table.into())));
         let mut plan = Plan::default();
-        (plan.clusters, plan.unmatched) = (vec![cluster("v1"), cluster("v2")], Unmatched::Blackhole);
+        (plan.clusters, plan.unmatched) = ([cluster("v1"), cluster("v2")].into_iter().collect(), Unmatched::Blackhole);
         plan.listeners.push(listener);
         Arc::new(Live::new(Router::compile(plan).unwrap()))
     }

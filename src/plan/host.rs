@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Condition, Cors, Fault, HeaderEdits};
+use super::{Action, Condition, Cors, Fault, HeaderEdits, List};
 use crate::diagnostic::ResourceRef;
 use crate::name::HostPattern;
 
@@ -15,7 +15,7 @@ pub struct HttpTable {
     /// Istio's name for it: the port, or `host:port` for a sniffed port of one service.
     pub name: Arc<str>,
     /// No domain stands twice in them.
-    pub hosts: Vec<Arc<VirtualHost>>,
+    pub hosts: List<VirtualHost>,
     /// What becomes of a request whose host is in none of them.
     pub unclaimed: Unclaimed,
 }
@@ -23,7 +23,7 @@ pub struct HttpTable {
 impl HttpTable {
     /// A table without hosts.
     pub fn new(name: impl Into<Arc<str>>, unclaimed: Unclaimed) -> Self {
-        HttpTable { name: name.into(), hosts: Vec::new(), unclaimed }
+        HttpTable { name: name.into(), hosts: List::new(), unclaimed }
     }
 }
 

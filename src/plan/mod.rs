@@ -13,6 +13,7 @@ mod cluster;
 mod condition;
 mod edit;
 mod host;
+mod list;
 
 pub use action::{
     Abort, Action, Cors, Delay, Destination, DirectResponse, Fault, Forward, Mirror, PathRewrite, Redirect,
@@ -23,6 +24,7 @@ pub use cluster::{Cluster, Endpoint, HashKey, LoadBalancer, Policy};
 pub use condition::{Condition, HeaderMatch, Miss, PathMatch, QueryMatch, ValueMatch};
 pub use edit::{EditHeaders, HeaderEdits, HeaderWrite};
 pub use host::{HttpTable, Origin, Route, Unclaimed, VirtualHost};
+pub use list::{Iter, List};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -38,13 +40,13 @@ use crate::request::Connection;
 #[non_exhaustive]
 pub struct Plan {
     /// Where traffic is taken up. The most specific one wins: address and port, then port.
-    pub listeners: Vec<Listener>,
+    pub listeners: List<Listener>,
     /// Named by index from routes and chains; also those that do not exist, marked as such.
-    pub clusters: Vec<Arc<Cluster>>,
+    pub clusters: List<Cluster>,
     /// What becomes of a connection that no listener takes up.
     pub unmatched: Unmatched,
     /// What DNS would answer to this client: host names in lower case, short ones included, and their addresses.
-    pub names: BTreeMap<Arc<str>, Vec<IpAddr>>,
+    pub names: Arc<BTreeMap<Arc<str>, Vec<IpAddr>>>,
 }
 
 /// One place where traffic is taken up.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::destination_rule::{Rule, Rules};
 use super::registry::{Kind, Member, Registry, Service};
@@ -10,7 +9,7 @@ use super::{Mesh, Viewpoint};
 use crate::diagnostic::Diagnostic;
 use crate::kubernetes::has_labels;
 use crate::model::destination_rule::Subset;
-use crate::plan::{Cluster, Endpoint, HashKey, LoadBalancer};
+use crate::plan::{Cluster, Endpoint, HashKey, List, LoadBalancer};
 
 /// What one client's routes name so far.
 pub(super) struct Clusters<'r> {
@@ -19,12 +18,12 @@ pub(super) struct Clusters<'r> {
     viewpoint: &'r Viewpoint,
     mesh: &'r Mesh,
     index: HashMap<(Rc<str>, Rc<str>, u16), u32>,
-    list: Vec<Arc<Cluster>>,
+    list: List<Cluster>,
 }
 
 impl<'r> Clusters<'r> {
     pub(super) fn new(registry: &'r Registry, rules: &'r Rules, viewpoint: &'r Viewpoint, mesh: &'r Mesh) -> Self {
-        Clusters { registry, rules, viewpoint, mesh, index: HashMap::new(), list: Vec::new() }
+        Clusters { registry, rules, viewpoint, mesh, index: HashMap::new(), list: List::new() }
     }
 
     /// The index of a cluster, made if it is new.
@@ -35,7 +34,8 @@ impl<'r> Clusters<'r> {
             return known;
         }
         let id = self.list.len() as u32;
-        self.list.push(Arc::new(self.make(&host, subset, port)));
+        let made = self.make(&host, subset, port);
+        self.list.push(made);
         self.index.insert(key, id);
         id
     }
@@ -111,7 +111,7 @@ impl<'r> Clusters<'r> {
         Diagnostic::error("unknown-host", message).remedy(remedy)
     }
 
-    pub(super) fn into_list(self) -> Vec<Arc<Cluster>> {
+    pub(super) fn into_list(self) -> List<Cluster> {
         self.list
     }
 

@@ -75,8 +75,8 @@ impl Plan {
             ViewpointKind::Sidecar => {
                 let policy = scope.outbound.unwrap_or(mesh.outbound);
                 let outbound = Outbound { viewpoint, mesh, roots, scope, policy };
-                plan.listeners = outbound.listeners(&mut clusters, &mut findings);
-                plan.names = sidecar::names(&outbound, &registry);
+                plan.listeners = outbound.listeners(&mut clusters, &mut findings).into_iter().collect();
+                plan.names = sidecar::names(&outbound, &registry).into();
                 plan.unmatched = match policy {
                     OutboundPolicy::AllowAny => Unmatched::Passthrough,
                     OutboundPolicy::RegistryOnly => Unmatched::Blackhole,
@@ -84,7 +84,7 @@ impl Plan {
             }
             ViewpointKind::Gateway => {
                 let inbound = Inbound { viewpoint, mesh, roots, resources };
-                plan.listeners = inbound.listeners(&mut clusters, &mut findings);
+                plan.listeners = inbound.listeners(&mut clusters, &mut findings).into_iter().collect();
                 plan.unmatched = Unmatched::Reset;
             }
         }

@@ -36,7 +36,7 @@ impl Outbound<'_> {
         let services = clusters.registry.visible.clone();
         let mut listeners = Vec::new();
         for port in clusters.registry.http_ports() {
-            let table = self.table(port, clusters, findings);
+            let table = Arc::new(self.table(port, clusters, findings));
             let open = |service: &Rc<Service>| {
                 let protocol = service.port(port).map(|port| port.protocol);
                 protocol == Some(Protocol::Http) || (protocol == Some(Protocol::Sniffed) && !has_own_listener(service))
@@ -59,13 +59,13 @@ impl Outbound<'_> {
     fn open_listener(
         &self,
         port: u16,
-        table: &HttpTable,
+        table: &Arc<HttpTable>,
         services: &[Rc<Service>],
         clusters: &mut Clusters<'_>,
         findings: &mut Findings,
     ) -> Listener {
         let mut listener = Listener::new(port, Vec::new());
-        let mut chain = Chain::new(Target::Http(Arc::new(table.clone())));
+        let mut chain = Chain::new(Target::Http(table.clone()));
         chain.http_only = true;
         listener.chains.push(chain);
         let sniffed = |service: &&Rc<Service>| {
@@ -129,7 +129,7 @@ impl Outbound<'_> {
             table.add_service(service, &own);
         }
         let mut http = HttpTable::new(port.to_string(), self.unclaimed());
-        http.hosts = table.hosts;
+        http.hosts = table.hosts.into_iter().collect();
         http
     }
 

@@ -199,7 +199,7 @@ pub fn plan(choices: &mut Choices<'_>) -> Plan {
     let count = plan.clusters.len();
     plan.listeners = (0..choices.one(&[1, 1, 2, 3])).map(|_| listener(choices, count)).collect();
     for name in ["nginx", "nginx.default"].into_iter().take(choices.below(3)) {
-        plan.names.insert(name.into(), vec![address(choices)]);
+        Arc::make_mut(&mut plan.names).insert(name.into(), vec![address(choices)]);
     }
     plan
 }
@@ -528,7 +528,8 @@ fn random(choices: &mut Choices<'_>, plan: &Plan) -> OwnedRequest {
 
 /// A request that satisfies a route, unless that contradicts itself or an earlier one is satisfied as well.
 fn aimed(choices: &mut Choices<'_>, plan: &Plan) -> Option<OwnedRequest> {
-    let tables: Vec<_> = plan.listeners.iter().flat_map(tables).filter(|(_, _, table)| has_route(table)).collect();
+    let tables: Vec<_> =
+        plan.listeners.iter().flat_map(|listener| tables(listener)).filter(|(_, _, table)| has_route(table)).collect();
     let (listener, chain, table) = *tables.get(choices.below(tables.len()))?;
     let hosts: Vec<_> = table.hosts.iter().filter(|host| is_routed(host)).collect();
     let host = *hosts.get(choices.below(hosts.len()))?;
