@@ -1,0 +1,38 @@
+//! A [`tower`](https://docs.rs/tower) layer that asks once per request.
+//!
+//! What ends here (redirects, direct responses, refusals) is answered without calling the service inside. What goes on
+//! is rewritten, and carries its destination as the extension [`Chosen`]; the response's headers are edited on the way
+//! back. Nothing is boxed, and nothing waits: delays, timeouts, retries and mirrors are handed on in [`Chosen`].
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use meshroute::adapter::tower::{Chosen, RouteLayer};
+//! use meshroute::{Live, Plan, Router};
+//! use tower::ServiceBuilder;
+//!
+//! let live = Arc::new(Live::new(Router::compile(Plan::default())?));
+//! let service = ServiceBuilder::new().layer(RouteLayer::new(live, 5000)).service_fn(
+//!     async |request: http::Request<String>| -> Result<_, std::io::Error> {
+//!         let target = match request.extensions().get::<Chosen>() {
+//!             Some(chosen) => format!("{:?}", chosen.endpoint()),
+//!             None => "the address that was dialled".to_string(),
+//!         };
+//!         // ... connect, send, receive
+//!         Ok(http::Response::new(http_body_util::Full::<hyper::body::Bytes>::from(target)))
+//!     },
+//! );
+//! # let _ = tower::ServiceExt::oneshot(service, http::Request::new(String::new()));
+//! # Ok::<(), meshroute::PlanError>(())
+//! ```
+
+mod body;
+mod chosen;
+mod layer;
+
+pub use body::RoutedBody;
+pub use chosen::Chosen;
+pub use layer::{Arrival, Port, RouteFuture, RouteLayer, RouteService};
+
+#[cfg(test)]
+mod tests;
