@@ -84,6 +84,7 @@
 //! | it is put in force | [`Router::compile`], [`Live`] |
 //! | a request comes | [`Request`], [`Headers`], [`Roll`], [`Router::decide`]; for a whole connection [`Connection`], [`Router::connect`] |
 //! | it is answered | [`Decision`], [`Outcome`], [`Forwarded`], [`Refusal`] |
+//! | an endpoint is chosen, and it is tried again or not | [`balance`] |
 //! | somebody wonders | [`Plan::explain`], [`Explanation`] |
 //!
 //! # Features
@@ -107,6 +108,7 @@
 #[cfg(any(feature = "http", feature = "tls"))]
 pub mod adapter;
 pub mod analyze;
+pub mod balance;
 mod compile;
 mod decision;
 mod diagnostic;

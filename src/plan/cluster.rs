@@ -106,6 +106,12 @@ pub struct Policy {
     pub outlier_detection: Option<crate::model::destination_rule::OutlierDetection>,
     /// The layered `tls`, as written.
     pub tls: Option<crate::model::destination_rule::ClientTlsSettings>,
+    /// How a new endpoint's share grows (`loadBalancer.warmup`), as written; absent: it has its share at once.
+    pub warmup: Option<crate::model::destination_rule::WarmupConfiguration>,
+    /// Which localities are preferred (`loadBalancer.localityLbSetting`), as written; absent: the mesh's default, near ones.
+    pub locality: Option<crate::model::destination_rule::LocalityLoadBalancerSetting>,
+    /// What bounds retries by what is active (`retryBudget`), as written; absent: `maxRetries` does.
+    pub retry_budget: Option<crate::model::destination_rule::RetryBudget>,
 }
 
 impl Default for Policy {
@@ -116,6 +122,9 @@ impl Default for Policy {
             connection_pool: None,
             outlier_detection: None,
             tls: None,
+            warmup: None,
+            locality: None,
+            retry_budget: None,
         }
     }
 }

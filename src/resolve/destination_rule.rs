@@ -9,7 +9,8 @@ use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::kubernetes::has_labels;
 use crate::model::destination_rule::ClientTlsSettings;
 use crate::model::destination_rule::{
-    ConnectionPoolSettings, ConsistentHashLb, LoadBalancerSettings, OutlierDetection, SimpleLb, Subset, TrafficPolicy,
+    ConnectionPoolSettings, ConsistentHashLb, LoadBalancerSettings, OutlierDetection, RetryBudget, SimpleLb, Subset,
+    TrafficPolicy, WarmupConfiguration,
 };
 use crate::model::{DestinationRule, Object};
 use crate::name::{HostPattern, qualify};
@@ -233,13 +234,14 @@ impl Rule {
     }
 }
 
-/// The four settings that are layered.
+/// The settings that are layered. A port's know no retry budget.
 #[derive(Default)]
 struct Layers<'p> {
     load_balancer: Option<&'p LoadBalancerSettings>,
     connection_pool: Option<&'p ConnectionPoolSettings>,
     outlier_detection: Option<&'p OutlierDetection>,
     tls: Option<&'p ClientTlsSettings>,
+    retry_budget: Option<&'p RetryBudget>,
 }
 
 impl<'p> Layers<'p> {
@@ -248,6 +250,7 @@ impl<'p> Layers<'p> {
         self.connection_pool = policy.connection_pool.as_ref().or(self.connection_pool);
         self.outlier_detection = policy.outlier_detection.as_ref().or(self.outlier_detection);
         self.tls = policy.tls.as_ref().or(self.tls);
+        self.retry_budget = policy.retry_budget.as_ref().or(self.retry_budget);
         let of_port = policy.port_level_settings.iter().flatten();
         let number = |selector: &crate::model::virtual_service::PortSelector| selector.number == u32::from(port);
         if let Some(settings) = of_port.into_iter().find(|settings| settings.port.as_ref().is_some_and(number)) {
@@ -256,6 +259,7 @@ impl<'p> Layers<'p> {
                 connection_pool: settings.connection_pool.as_ref(),
                 outlier_detection: settings.outlier_detection.as_ref(),
                 tls: settings.tls.as_ref(),
+                retry_budget: None,
             };
         }
     }
@@ -269,8 +273,21 @@ impl<'p> Layers<'p> {
             connection_pool: self.connection_pool.cloned(),
             outlier_detection: self.outlier_detection.cloned(),
             tls: self.tls.cloned(),
+            warmup: self.load_balancer.and_then(warmup),
+            locality: self.load_balancer.and_then(|settings| settings.locality_lb_setting.clone()),
+            retry_budget: self.retry_budget.cloned(),
         }
     }
+}
+
+/// `warmup`, or the deprecated `warmupDurationSecs` in its place.
+fn warmup(settings: &LoadBalancerSettings) -> Option<WarmupConfiguration> {
+    let deprecated = || {
+        settings
+            .warmup_duration_secs
+            .map(|duration| WarmupConfiguration { duration: Some(duration), ..Default::default() })
+    };
+    settings.warmup.clone().or_else(deprecated)
 }
 
 fn load_balancer(settings: &LoadBalancerSettings) -> LoadBalancer {
