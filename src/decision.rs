@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::path::{NormalPath, PathError};
 use crate::plan::{
     Abort, Action, Cluster, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, HttpTable, Mirror,
-    PathMatch, PathRewrite, Plan, Redirect, RedirectPath, Route, Unclaimed, Unmatched, VirtualHost,
+    PathMatch, PathRewrite, Plan, RedirectPath, Route, Unclaimed, Unmatched, VirtualHost,
 };
 use crate::request::{Question, Request};
 use crate::roll::{Purpose, Roll};
@@ -219,7 +219,8 @@ impl<'a> Decision<'a> {
         }
     }
 
-    /// Path and query as the destination gets them: in normal form, then rewritten.
+    /// Path and query as the destination gets them: in normal form, then rewritten. Empty where the connection goes on
+    /// as a whole, and where the path is refused.
     ///
     /// Allocates only where the route rewrites the path.
     pub fn path(&self) -> Cow<'_, [u8]> {
@@ -254,6 +255,10 @@ impl<'a> Decision<'a> {
     /// They are meant for answers made here as well: redirects, direct responses and, as Envoy has it, refusals.
     pub fn edit_response(&self, headers: &mut (impl EditHeaders + ?Sized)) {
         let Some(route) = self.route.filter(|_| !self.must_encrypt()) else { return };
+        // Envoy edits an abort by the entry of a route that forwards; a redirect or direct response has none.
+        if matches!(self.outcome, Outcome::Refuse(_)) && !matches!(route.action, Action::Forward(_)) {
+            return;
+        }
         if let Some(picked) = self.picked {
             picked.response.apply(headers);
         }
@@ -278,18 +283,19 @@ impl<'a> Decision<'a> {
     /// unless it is replaced, or the port belongs to a scheme that is.
     pub fn location(&self, request: &Request<'_>) -> Option<String> {
         let (Outcome::Redirect(_), Some(path)) = (&self.outcome, &self.path) else { return None };
-        let to_https = Redirect { scheme: Some("https".into()), ..Redirect::new(301) };
-        let (redirect, matched) = match self.route.map(|route| (&route.action, &route.condition.path)) {
-            Some((Action::Redirect(redirect), matched)) if !self.must_encrypt() => (redirect, matched),
-            _ => (&to_https, &PathMatch::Any),
-        };
+        if self.must_encrypt() {
+            // The authority stays as it is, also with port 80 (Envoy's `createSslRedirectPath`).
+            return Some(format!("https://{}{}", request.authority, String::from_utf8_lossy(path.as_bytes())));
+        }
+        let route = self.route?;
+        let Action::Redirect(redirect) = &route.action else { return None };
         let scheme = redirect.scheme.as_deref().unwrap_or(self.scheme);
         let authority = match &redirect.authority {
             Some(authority) => authority,
             None => kept_authority(request.authority, scheme, self.forwarded, redirect.port.is_some()),
         };
         let port = redirect.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let path = redirected(path, matched, redirect.path.as_ref());
+        let path = redirected(path, &route.condition.path, redirect.path.as_ref());
         Some(format!("{scheme}://{authority}{port}{}", String::from_utf8_lossy(&path)))
     }
 
@@ -399,13 +405,14 @@ pub(crate) fn unmatched(plan: &Plan) -> Decision<'_> {
     })
 }
 
-/// What becomes of a request whose host nobody claims.
-pub(crate) fn unclaimed(table: &HttpTable) -> Decision<'_> {
-    Decision::without_route(match table.unclaimed {
+/// What becomes of a request whose host nobody claims. What passes through does so with its path in normal form.
+pub(crate) fn unclaimed<'a>(table: &'a HttpTable, question: Question<'a>) -> Decision<'a> {
+    let decision = Decision::without_route(match table.unclaimed {
         Unclaimed::Passthrough => Outcome::Passthrough,
         Unclaimed::BlockAll => Outcome::Refuse(Refusal::BLOCK_ALL),
         Unclaimed::NotFound => Outcome::Refuse(Refusal::NO_ROUTE),
-    })
+    });
+    Decision { scheme: question.scheme, forwarded: question.forwarded, path: Some(question.path), ..decision }
 }
 
 /// What becomes of a request whose path has no normal form.

@@ -129,7 +129,7 @@ impl Plan {
         let Some((host, domain)) = claimant(table, question.host()) else {
             let host = String::from_utf8_lossy(question.host()).into_owned();
             steps.push(Step::NoHost { host, table });
-            return unclaimed(table);
+            return unclaimed(table, question);
         };
         steps.push(Step::Host(host, domain));
         let route = winner(host, &question, steps);

@@ -59,8 +59,8 @@ impl Router {
         match &chain.target {
             Target::Tcp { destinations, .. } => Decision::of_connection(&self.plan, destinations, roll),
             Target::Http(table) => {
-                let index = &self.tables[at][position(listener, chain)];
-                index.as_ref().map_or_else(|| unclaimed(table), |index| self.route(table, index, request, roll))
+                let index = self.tables[at][position(listener, chain)].as_deref();
+                self.route(table, index, request, roll)
             }
         }
     }
@@ -96,12 +96,19 @@ impl Router {
         bound.or_else(|| self.open.get(&connection.port)).map(|&at| at as usize)
     }
 
-    fn route<'a>(&'a self, table: &'a HttpTable, index: &'a Table, request: &Request<'a>, roll: &Roll) -> Decision<'a> {
+    fn route<'a>(
+        &'a self,
+        table: &'a HttpTable,
+        index: Option<&'a Table>,
+        request: &Request<'a>,
+        roll: &Roll,
+    ) -> Decision<'a> {
         let question = match Question::new(request) {
             Ok(question) => question,
             Err(error) => return refused_path(&error),
         };
-        let Some(at) = index.hosts.find(question.host()).map(|at| at as usize) else { return unclaimed(table) };
+        let found = index.and_then(|index| Some((index, index.hosts.find(question.host())? as usize)));
+        let Some((index, at)) = found else { return unclaimed(table, question) };
         let host = &table.hosts[at];
         let holds = |id: u32| host.routes[id as usize].condition.miss(&question).is_none();
         let route = index.routes[at].first(&question, holds).map(|id| &host.routes[id as usize]);

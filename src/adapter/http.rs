@@ -207,9 +207,9 @@ impl Change {
     /// # Errors
     /// The route makes of the path or of the authority what no HTTP request can carry.
     pub fn of(decision: &Decision<'_>, request: &Request<'_>) -> Result<Self, Unwritable> {
-        let Outcome::Forward(_) = decision.outcome else { return Ok(Change::default()) };
+        let (Outcome::Forward(_) | Outcome::Passthrough) = decision.outcome else { return Ok(Change::default()) };
         let path = decision.path();
-        let path = (*path != *request.path).then(|| writable(&path, "a path")).transpose()?;
+        let path = (!path.is_empty() && *path != *request.path).then(|| writable(&path, "a path")).transpose()?;
         let authority = decision.authority().map(|name| writable(name.as_bytes(), "an authority")).transpose()?;
         Ok(Change { path, authority, taken: Taken::of(decision) })
     }
