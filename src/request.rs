@@ -186,7 +186,7 @@ pub(crate) struct Question<'q> {
     pub(crate) request: Request<'q>,
     pub(crate) path: NormalPath<'q>,
     pub(crate) scheme: &'static str,
-    /// What `x-forwarded-proto` says, or the connection where it says nothing.
+    /// What `x-forwarded-proto` says, or the connection where it is missing; empty where it is no scheme.
     pub(crate) forwarded: &'static str,
     host: SmallVec<[u8; 64]>,
 }
@@ -199,7 +199,8 @@ impl<'q> Question<'q> {
         let mut host: SmallVec<[u8; 64]> = SmallVec::from_slice(host_of(request.authority).as_bytes());
         host.make_ascii_lowercase();
         let forwarded = forwarded_proto(request);
-        let scheme = known_scheme(request.scheme.as_bytes()).unwrap_or(forwarded);
+        let said = || if forwarded.is_empty() { encryption(request) } else { forwarded };
+        let scheme = known_scheme(request.scheme.as_bytes()).unwrap_or_else(said);
         Ok(Question { request: *request, path, scheme, forwarded, host })
     }
 
@@ -254,14 +255,26 @@ impl<'q> Question<'q> {
     }
 }
 
-/// What `x-forwarded-proto` says, or the connection where it says nothing.
+/// What `x-forwarded-proto` says, or the connection where it is missing. Empty where it says neither `http` nor `https`,
+/// as do several lines together: Envoy keeps one value of it.
 fn forwarded_proto(request: &Request<'_>) -> &'static str {
-    let mut said = None;
+    let (mut said, mut lines, mut missing) = ("", 0, true);
     request.headers.any("x-forwarded-proto", &mut |value| {
-        said = known_scheme(value);
-        true
+        missing = false;
+        lines += u32::from(!value.is_empty());
+        said = known_scheme(value).unwrap_or(said);
+        lines > 1
     });
-    said.unwrap_or(if request.tls.is_some() { "https" } else { "http" })
+    match (missing, lines) {
+        (true, _) => encryption(request),
+        (false, 1) => said,
+        (false, _) => "",
+    }
+}
+
+/// The scheme that the connection speaks for.
+fn encryption(request: &Request<'_>) -> &'static str {
+    if request.tls.is_some() { "https" } else { "http" }
 }
 
 fn known_scheme(text: &[u8]) -> Option<&'static str> {
