@@ -607,8 +607,8 @@ fn fault(written: &HttpFaultInjection) -> Result<Option<Fault>, Wrong> {
                 (status.ok_or_else(|| wrong("`httpStatus` is no status".to_string()))?, None)
             }
             (None, Some(name)) => {
-                let (code, status) = grpc_status(name).ok_or_else(|| wrong(format!("`{name}` is no gRPC status")))?;
-                (status, Some(code))
+                // Whoever does not speak gRPC gets 200 all the same (Envoy's `FaultFilter::abortHttpStatus`).
+                (200, Some(grpc_status(name).ok_or_else(|| wrong(format!("`{name}` is no gRPC status")))?))
             }
             (None, None) => return Ok(Some(fault).filter(|fault| fault.delay.is_some())),
         };
@@ -617,28 +617,28 @@ fn fault(written: &HttpFaultInjection) -> Result<Option<Fault>, Wrong> {
     Ok(Some(fault).filter(|fault| fault.delay.is_some() || fault.abort.is_some()))
 }
 
-/// A gRPC status by its name, with the HTTP status that Envoy answers other clients with (`grpcToHttpStatus`).
-fn grpc_status(name: &str) -> Option<(u8, u16)> {
-    const STATUSES: [(&str, u16); 17] = [
-        ("OK", 200),
-        ("CANCELLED", 499),
-        ("UNKNOWN", 500),
-        ("INVALID_ARGUMENT", 400),
-        ("DEADLINE_EXCEEDED", 504),
-        ("NOT_FOUND", 404),
-        ("ALREADY_EXISTS", 409),
-        ("PERMISSION_DENIED", 403),
-        ("RESOURCE_EXHAUSTED", 429),
-        ("FAILED_PRECONDITION", 400),
-        ("ABORTED", 409),
-        ("OUT_OF_RANGE", 400),
-        ("UNIMPLEMENTED", 501),
-        ("INTERNAL", 500),
-        ("UNAVAILABLE", 503),
-        ("DATA_LOSS", 500),
-        ("UNAUTHENTICATED", 401),
+/// A gRPC status by its name.
+fn grpc_status(name: &str) -> Option<u8> {
+    const STATUSES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
     ];
-    (0u8..).zip(STATUSES).find(|(_, (known, _))| known.eq_ignore_ascii_case(name)).map(|(code, (_, http))| (code, http))
+    (0u8..).zip(STATUSES).find(|(_, known)| known.eq_ignore_ascii_case(name)).map(|(code, _)| code)
 }
 
 fn cors(written: &CorsPolicy) -> Result<Cors, Wrong> {
