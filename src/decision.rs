@@ -6,10 +6,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use crate::cors::{Origin, Verdict};
 use crate::path::{NormalPath, PathError};
 use crate::plan::{
-    Abort, Action, Cluster, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, HttpTable, Mirror,
-    PathMatch, PathRewrite, Plan, RedirectPath, Route, Unclaimed, Unmatched, VirtualHost,
+    Abort, Action, Cluster, Cors, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, HttpTable,
+    Mirror, PathMatch, PathRewrite, Plan, RedirectPath, Route, Unclaimed, Unmatched, VirtualHost,
 };
 use crate::request::{Question, Request};
 use crate::roll::{Purpose, Roll};
@@ -27,6 +28,7 @@ pub struct Decision<'a> {
     /// How long to wait before anything else (an injected delay).
     pub delay: Option<Duration>,
     picked: Option<&'a Destination>,
+    origin: Option<Origin>,
     path: Option<NormalPath<'a>>,
     scheme: &'static str,
     forwarded: &'static str,
@@ -42,6 +44,8 @@ pub enum Outcome<'a> {
     Redirect(u16),
     /// An answer is made here.
     Direct(&'a DirectResponse),
+    /// A browser that asks what it may do is answered here, with status 200 and the headers of [`Decision::preflight`].
+    Preflight(&'a Cors),
     /// It goes to the address that was dialled: nobody claims it.
     Passthrough,
     /// It is answered with an error.
@@ -150,6 +154,7 @@ impl<'a> Decision<'a> {
             route: None,
             delay: None,
             picked: None,
+            origin: None,
             path: None,
             scheme: "http",
             forwarded: "http",
@@ -164,12 +169,14 @@ impl<'a> Decision<'a> {
         question: Question<'a>,
         roll: &Roll,
     ) -> Self {
+        let verdict = route.map_or(Verdict::None, |route| verdict(route, &question));
         let mut decision = Decision {
             outcome: Outcome::Refuse(Refusal::NO_ROUTE),
             host: Some(host),
             route,
             delay: None,
             picked: None,
+            origin: None,
             scheme: question.scheme,
             forwarded: question.forwarded,
             path: Some(question.path),
@@ -193,7 +200,22 @@ impl<'a> Decision<'a> {
                 Err(refusal) => Outcome::Refuse(refusal),
             },
         };
+        if let (None, Some(cors)) = (abort, &route.cors) {
+            decision.cross(verdict, cors);
+        }
         decision
+    }
+
+    /// What the cross-origin policy says: after faults, before it matters whether the cluster can be used.
+    fn cross(&mut self, verdict: Verdict, cors: &'a Cors) {
+        match verdict {
+            Verdict::None => {}
+            Verdict::Allowed(origin) => self.origin = Some(origin),
+            Verdict::Preflight(origin) => {
+                self.origin = origin;
+                self.outcome = Outcome::Preflight(cors);
+            }
+        }
     }
 
     /// The outcome for a whole connection that goes on to one of some destinations.
@@ -252,9 +274,12 @@ impl<'a> Decision<'a> {
 
     /// Carries out the edits of the response's headers: the destination's, then the route's.
     ///
-    /// They are meant for answers made here as well: redirects, direct responses and, as Envoy has it, refusals.
+    /// They are meant for answers made here as well: redirects, direct responses and, as Envoy has it, refusals; only a
+    /// preflight's answer has no part in them. Where the request's origin is let in, the headers that tell the browser
+    /// so come last and win.
     pub fn edit_response(&self, headers: &mut (impl EditHeaders + ?Sized)) {
-        let Some(route) = self.route.filter(|_| !self.must_encrypt()) else { return };
+        let answered = self.must_encrypt() || matches!(self.outcome, Outcome::Preflight(_));
+        let Some(route) = self.route.filter(|_| !answered) else { return };
         // Envoy edits an abort by the entry of a route that forwards; a redirect or direct response has none.
         if matches!(self.outcome, Outcome::Refuse(_)) && !matches!(route.action, Action::Forward(_)) {
             return;
@@ -263,6 +288,57 @@ impl<'a> Decision<'a> {
             picked.response.apply(headers);
         }
         route.response.apply(headers);
+        if let (Some(origin), Some(cors)) = (&self.origin, &route.cors) {
+            cors.edit(origin, headers);
+        }
+    }
+
+    /// Writes the headers of the answer to a preflight; nothing for any other outcome. `request` is the question that
+    /// this answers. Allocates.
+    ///
+    /// ```
+    /// # use meshroute::{Mesh, Outcome, Plan, Reader, Reading, Request, Resources, Roll, Router, Viewpoint};
+    /// # let mut resources = Resources::new();
+    /// # let mut reader = Reader::new(Reading::Lenient);
+    /// # reader.text("
+    /// # apiVersion: v1
+    /// # kind: Service
+    /// # metadata: {name: shop}
+    /// # spec: {selector: {app: shop}, ports: [{name: http, port: 80}]}
+    /// # ---
+    /// # apiVersion: networking.istio.io/v1
+    /// # kind: VirtualService
+    /// # metadata: {name: shop}
+    /// # spec:
+    /// #   hosts: [shop]
+    /// #   http:
+    /// #   - corsPolicy: {allowOrigins: [{exact: 'https://shop.example'}], allowMethods: [GET, PUT]}
+    /// #     route: [{destination: {host: shop}}]
+    /// # ", "shop.yaml");
+    /// # resources.apply_read(reader);
+    /// # let plan = Plan::resolve(&resources, &Viewpoint::sidecar("default"), &Mesh::default()).plan;
+    /// # let router = Router::compile(plan)?;
+    /// let headers = [("origin", "https://shop.example"), ("access-control-request-method", "PUT")];
+    /// let request = Request::new("OPTIONS", "shop", "/").headers(&headers);
+    /// let decision = router.decide(&request, &Roll::random());
+    /// assert!(matches!(decision.outcome, Outcome::Preflight(_)));
+    ///
+    /// let mut answer: Vec<(String, String)> = Vec::new();
+    /// decision.preflight(&request, &mut answer);
+    /// assert_eq!(answer[0], ("access-control-allow-origin".into(), "https://shop.example".into()));
+    /// assert_eq!(answer[1], ("access-control-allow-methods".into(), "GET,PUT".into()));
+    /// # Ok::<(), meshroute::PlanError>(())
+    /// ```
+    pub fn preflight(&self, request: &Request<'_>, headers: &mut (impl EditHeaders + ?Sized)) {
+        if let Outcome::Preflight(cors) = &self.outcome {
+            cors.answer(self.origin.as_ref(), request, headers);
+        }
+    }
+
+    /// The origin that the route's cross-origin policy lets in, if the request names such a one.
+    #[cfg(feature = "http")]
+    pub(crate) fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// The mirrors that get a copy this time.
@@ -394,6 +470,14 @@ fn kept_authority<'r>(authority: &'r str, scheme: &str, old_scheme: &str, other_
     let old_default =
         scheme != old_scheme && ((old_scheme == "https" && port == ":443") || (old_scheme == "http" && port == ":80"));
     if other_port || old_default { host } else { authority }
+}
+
+/// What a route's cross-origin policy says. Redirects and direct responses know nothing of origins.
+fn verdict(route: &Route, question: &Question<'_>) -> Verdict {
+    match (&route.action, &route.cors) {
+        (Action::Forward(_), Some(cors)) => Verdict::of(cors, question),
+        _ => Verdict::None,
+    }
 }
 
 /// What becomes of traffic that no listener or chain takes.

@@ -301,6 +301,7 @@ impl fmt::Display for OutcomeWords<'_> {
             }
             Outcome::Redirect(code) => write!(f, "is redirected, {code}"),
             Outcome::Direct(answer) => write!(f, "is answered here, {}", answer.status),
+            Outcome::Preflight(_) => f.write_str("is answered here, 200: a preflight"),
             Outcome::Passthrough => f.write_str("goes to the address that was dialled"),
             Outcome::Refuse(refusal) => write!(f, "is refused: {refusal}"),
             Outcome::Blackhole => f.write_str("is accepted and closed"),

@@ -110,6 +110,7 @@ pub mod adapter;
 pub mod analyze;
 pub mod balance;
 mod compile;
+mod cors;
 mod decision;
 mod diagnostic;
 mod explain;

@@ -221,26 +221,9 @@ impl<'q> Question<'q> {
             ":authority" | "host" => test(self.request.authority.as_bytes()),
             ":path" => test(self.path.as_bytes()),
             ":scheme" => test(self.scheme.as_bytes()),
-            _ if has_one_value(name) => self.joined(name, test),
+            _ if has_one_value(name) => joined(self.request.headers, name, test),
             _ => self.request.headers.any(name, test),
         }
-    }
-
-    /// Tests the lines of a header as one value. Allocates where there are several that outgrow the buffer.
-    fn joined(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        let mut lines = 0;
-        if !self.request.headers.any(name, &mut |_| std::mem::replace(&mut lines, 2) > 0) {
-            return self.request.headers.any(name, test);
-        }
-        let mut value: SmallVec<[u8; 256]> = SmallVec::new();
-        self.request.headers.any(name, &mut |line| {
-            if !value.is_empty() && !line.is_empty() {
-                value.push(b',');
-            }
-            value.extend_from_slice(line);
-            false
-        });
-        test(&value)
     }
 
     /// The value of the first query parameter of this name: raw bytes, `&` the only separator, `?q` is `?q=`.
@@ -253,6 +236,23 @@ impl<'q> Question<'q> {
             (key == name).then_some(value)
         })
     }
+}
+
+/// Tests the lines of a header as one value. Allocates where there are several that outgrow the buffer.
+pub(crate) fn joined(headers: &dyn Headers, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+    let mut lines = 0;
+    if !headers.any(name, &mut |_| std::mem::replace(&mut lines, 2) > 0) {
+        return headers.any(name, test);
+    }
+    let mut value: SmallVec<[u8; 256]> = SmallVec::new();
+    headers.any(name, &mut |line| {
+        if !value.is_empty() && !line.is_empty() {
+            value.push(b',');
+        }
+        value.extend_from_slice(line);
+        false
+    });
+    test(&value)
 }
 
 /// What `x-forwarded-proto` says, or the connection where it is missing. Empty where it says neither `http` nor `https`,

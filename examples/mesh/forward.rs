@@ -444,6 +444,7 @@ fn consequence(decision: &Decision<'_>) -> String {
         Outcome::Forward(to) | Outcome::Connect(to) => cluster(to.cluster),
         Outcome::Redirect(code) => format!("a redirect, {code}"),
         Outcome::Direct(direct) => format!("an answer of its own, {}", direct.status),
+        Outcome::Preflight(_) => "a preflight, answered here".to_string(),
         Outcome::Refuse(refusal) => match (refusal.cluster, refusal.flag) {
             (Some(empty), "UH") => format!("{} has no pods", cluster(empty)),
             (Some(missing), _) => format!("{} does not exist", cluster(missing)),

@@ -27,6 +27,7 @@ use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
 use ::http::uri::{Authority, PathAndQuery};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 
+use crate::cors::Origin;
 use crate::decision::{Decision, Outcome, Refusal};
 use crate::plan::{Action, Destination, EditHeaders, Forward, Route};
 use crate::request::{Headers, Request};
@@ -89,8 +90,8 @@ fn authority<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> &'r str {
     }
 }
 
-/// The response for a request that ends here: a redirect, a direct response or a refusal, with the edits of the
-/// route. `None` where it goes on, and for a connection that is to be closed.
+/// The response for a request that ends here: a redirect, a direct response, a preflight or a refusal, with the edits of
+/// the route. `None` where it goes on, and for a connection that is to be closed.
 ///
 /// `request` is the question that the decision answers. Bodies are Envoy's: `no healthy upstream` for 503 UH,
 /// `fault filter abort` for an injected abort, none for other refusals, and none at all in answer to `HEAD` or with
@@ -118,6 +119,7 @@ pub fn answer(decision: &Decision<'_>, request: &Request<'_>) -> Option<Response
     let mut response = match &decision.outcome {
         Outcome::Redirect(code) => redirect(*code, decision.location(request)),
         Outcome::Direct(answer) => reply(answer.status, &answer.body),
+        Outcome::Preflight(_) => preflight(decision, request),
         Outcome::Refuse(refusal) if is_grpc(request) => refuse_grpc(refusal),
         Outcome::Refuse(refusal) => reply(refusal.status, text(refusal).as_bytes()),
         _ => return None,
@@ -141,6 +143,12 @@ fn reply(status: u16, body: &[u8]) -> Response<Vec<u8>> {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         *response.body_mut() = body.to_vec();
     }
+    response
+}
+
+fn preflight(decision: &Decision<'_>, request: &Request<'_>) -> Response<Vec<u8>> {
+    let mut response = reply(200, b"");
+    decision.preflight(request, response.headers_mut());
     response
 }
 
@@ -199,6 +207,7 @@ pub struct Change {
     path: Option<PathAndQuery>,
     authority: Option<Authority>,
     taken: Option<Taken>,
+    origin: Option<Origin>,
 }
 
 impl Change {
@@ -211,7 +220,7 @@ impl Change {
         let path = decision.path();
         let path = (!path.is_empty() && *path != *request.path).then(|| writable(&path, "a path")).transpose()?;
         let authority = decision.authority().map(|name| writable(name.as_bytes(), "an authority")).transpose()?;
-        Ok(Change { path, authority, taken: Taken::of(decision) })
+        Ok(Change { path, authority, taken: Taken::of(decision), origin: decision.origin().cloned() })
     }
 
     /// Changes the request: path, then authority, then the headers, the destination's edits before the route's.
@@ -255,6 +264,9 @@ impl Change {
         if let (Some(route), Some(destination)) = (taken.route(), taken.destination()) {
             destination.response.apply(headers);
             route.response.apply(headers);
+            if let (Some(origin), Some(cors)) = (&self.origin, &route.cors) {
+                cors.edit(origin, headers);
+            }
         }
     }
 }

@@ -409,6 +409,7 @@ impl Seen {
             Outcome::Direct(answer) => {
                 format!("direct {} {}", answer.status, String::from_utf8_lossy(&answer.body)).trim_end().to_string()
             }
+            Outcome::Preflight(_) => "direct 200".into(),
             Outcome::Passthrough => "passthrough".into(),
             Outcome::Refuse(refusal) => format!("status {refusal}"),
             Outcome::Blackhole => "blackhole".into(),
@@ -417,6 +418,7 @@ impl Seen {
         };
         let goes_on = matches!(decision.outcome, Outcome::Forward(_) | Outcome::Passthrough);
         let mut response = if goes_on { asked.upstream.to_vec() } else { Vec::new() };
+        decision.preflight(&request, &mut response);
         decision.edit_response(&mut response);
         let sent = goes_on.then(|| {
             let mut headers = asked.headers.to_vec();

@@ -262,6 +262,7 @@ fn single(decision: &Decision<'_>, request: &Request<'_>, sent: &[(&str, &str)],
             let body = if silent { Default::default() } else { String::from_utf8_lossy(&answer.body) };
             json!({"kind": "direct", "code": answer.status, "body": body})
         }
+        Outcome::Preflight(_) => json!({"kind": "direct", "code": 200, "body": ""}),
         Outcome::Passthrough => json!({"kind": "passthrough"}),
         Outcome::Blackhole => json!({"kind": "blackhole"}),
         Outcome::Refuse(refusal) => {
@@ -273,7 +274,7 @@ fn single(decision: &Decision<'_>, request: &Request<'_>, sent: &[(&str, &str)],
         }
         _ => json!({"kind": "reset"}),
     };
-    if let Some(headers) = response_headers(decision) {
+    if let Some(headers) = response_headers(decision, request) {
         result["response_headers"] = headers;
     }
     result
@@ -317,13 +318,14 @@ fn received(sent: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 /// What becomes of the headers of the answer that every destination is taken to give; absent where nothing does.
-fn response_headers(decision: &Decision<'_>) -> Option<Value> {
+fn response_headers(decision: &Decision<'_>, request: &Request<'_>) -> Option<Value> {
     let pair = |name: &str, value: &str| (name.to_string(), value.to_string());
     let before = match &decision.outcome {
         Outcome::Forward(_) => vec![pair("x-up-a", "up-a"), pair("x-up-b", "up-b")],
         _ => Vec::new(),
     };
     let mut after = before.clone();
+    decision.preflight(request, &mut after);
     decision.edit_response(&mut after);
     (after != before).then(|| json!(after))
 }

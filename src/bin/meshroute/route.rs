@@ -350,6 +350,7 @@ impl<'a> Answer<'a> {
                 value["location"] = json!(decision.location(&self.request));
             }
             Outcome::Direct(answer) => value["status"] = json!(answer.status),
+            Outcome::Preflight(_) => value["status"] = json!(200),
             _ => {}
         }
         if let Some(cluster) = decision.cluster() {

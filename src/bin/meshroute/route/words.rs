@@ -17,6 +17,7 @@ pub fn outcome(decision: &Decision<'_>, request: &Request<'_>) -> String {
             format!("{code}, redirected to {}", decision.location(request).unwrap_or_default())
         }
         Outcome::Direct(answer) => format!("{}, answered by the proxy itself", answer.status),
+        Outcome::Preflight(_) => "200, a preflight, answered by the proxy itself".to_string(),
         Outcome::Passthrough => "goes to the address that was dialled: nobody claims the host".to_string(),
         Outcome::Refuse(refusal) => {
             let why = match (refusal.flag, refusal.detail) {
