@@ -6,11 +6,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use crate::cors::{Origin, Verdict};
+use crate::cors::{self, Verdict};
 use crate::path::{NormalPath, PathError};
 use crate::plan::{
     Abort, Action, Cluster, Cors, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, HttpTable,
-    Mirror, PathMatch, PathRewrite, Plan, RedirectPath, Route, Unclaimed, Unmatched, VirtualHost,
+    Mirror, Origin, PathMatch, PathRewrite, Plan, RedirectPath, Route, Unclaimed, Unmatched, VirtualHost,
 };
 use crate::request::{Question, Request};
 use crate::roll::{Purpose, Roll};
@@ -28,7 +28,7 @@ pub struct Decision<'a> {
     /// How long to wait before anything else (an injected delay).
     pub delay: Option<Duration>,
     picked: Option<&'a Destination>,
-    origin: Option<Origin>,
+    let_in: Option<cors::Origin>,
     path: Option<NormalPath<'a>>,
     scheme: &'static str,
     forwarded: &'static str,
@@ -69,6 +69,7 @@ pub struct Forwarded<'a> {
     /// All that the route says of forwarding; absent for connections.
     pub forward: Option<&'a Forward>,
     siblings: &'a [Destination],
+    origin: Option<&'a Origin>,
 }
 
 impl<'a> Forwarded<'a> {
@@ -154,7 +155,7 @@ impl<'a> Decision<'a> {
             route: None,
             delay: None,
             picked: None,
-            origin: None,
+            let_in: None,
             path: None,
             scheme: "http",
             forwarded: "http",
@@ -176,7 +177,7 @@ impl<'a> Decision<'a> {
             route,
             delay: None,
             picked: None,
-            origin: None,
+            let_in: None,
             scheme: question.scheme,
             forwarded: question.forwarded,
             path: Some(question.path),
@@ -210,26 +211,40 @@ impl<'a> Decision<'a> {
     fn cross(&mut self, verdict: Verdict, cors: &'a Cors) {
         match verdict {
             Verdict::None => {}
-            Verdict::Allowed(origin) => self.origin = Some(origin),
+            Verdict::Allowed(origin) => self.let_in = Some(origin),
             Verdict::Preflight(origin) => {
-                self.origin = origin;
+                self.let_in = origin;
                 self.outcome = Outcome::Preflight(cors);
             }
         }
     }
 
     /// The outcome for a whole connection that goes on to one of some destinations.
-    pub(crate) fn of_connection(plan: &'a Plan, destinations: &'a [Destination], roll: &Roll) -> Self {
+    pub(crate) fn of_connection(
+        plan: &'a Plan,
+        destinations: &'a [Destination],
+        origin: Option<&'a Origin>,
+        roll: &Roll,
+    ) -> Self {
         let picked = Destination::pick(destinations, roll.draw(Purpose::Route));
         // A connection has no status to be refused with: it goes on to nobody.
         Decision::without_route(
             match picked.and_then(|picked| Some((plan.clusters.get(picked.cluster as usize)?, picked))) {
                 Some((cluster, destination)) => {
-                    Outcome::Connect(Forwarded { cluster, destination, forward: None, siblings: destinations })
+                    Outcome::Connect(Forwarded { cluster, destination, forward: None, siblings: destinations, origin })
                 }
                 None => Outcome::Reset,
             },
         )
+    }
+
+    /// Where the rule was written that decided: an http rule's route, or the tcp or tls rule of a whole connection.
+    /// `None` where no rule had a part, as for a service's default.
+    pub fn origin(&self) -> Option<&'a Origin> {
+        match &self.outcome {
+            Outcome::Connect(to) => to.origin,
+            _ => self.route?.origin.as_ref(),
+        }
     }
 
     /// The chosen cluster, where there is one: also one that is missing or empty.
@@ -288,7 +303,7 @@ impl<'a> Decision<'a> {
             picked.response.apply(headers);
         }
         route.response.apply(headers);
-        if let (Some(origin), Some(cors)) = (&self.origin, &route.cors) {
+        if let (Some(origin), Some(cors)) = (&self.let_in, &route.cors) {
             cors.edit(origin, headers);
         }
     }
@@ -331,14 +346,14 @@ impl<'a> Decision<'a> {
     /// ```
     pub fn preflight(&self, request: &Request<'_>, headers: &mut (impl EditHeaders + ?Sized)) {
         if let Outcome::Preflight(cors) = &self.outcome {
-            cors.answer(self.origin.as_ref(), request, headers);
+            cors.answer(self.let_in.as_ref(), request, headers);
         }
     }
 
     /// The origin that the route's cross-origin policy lets in, if the request names such a one.
     #[cfg(feature = "http")]
-    pub(crate) fn origin(&self) -> Option<&Origin> {
-        self.origin.as_ref()
+    pub(crate) fn let_in(&self) -> Option<&cors::Origin> {
+        self.let_in.as_ref()
     }
 
     /// The mirrors that get a copy this time.
@@ -385,7 +400,8 @@ impl fmt::Debug for Decision<'_> {
         f.debug_struct("Decision")
             .field("outcome", &self.outcome)
             .field("host", &self.host.map(|host| &host.name))
-            .field("route", &self.route.map(|route| (&route.name, &route.origin)))
+            .field("route", &self.route.map(|route| &route.name))
+            .field("origin", &self.origin())
             .field("delay", &self.delay)
             .finish_non_exhaustive()
     }
@@ -417,7 +433,7 @@ fn chosen<'a>(
     if !cluster.takes_traffic() {
         return Err(Refusal::for_cluster(cluster));
     }
-    Ok(Forwarded { cluster, destination, forward: None, siblings: all })
+    Ok(Forwarded { cluster, destination, forward: None, siblings: all, origin: None })
 }
 
 /// What a rewrite makes of path and query.

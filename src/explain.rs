@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::decision::{Decision, Outcome, refused_path, unclaimed, unmatched};
 use crate::name::HostPattern;
-use crate::plan::{HeaderMatch, PathMatch, QueryMatch, Route};
+use crate::plan::{Destination, HeaderMatch, Origin, PathMatch, QueryMatch, Route};
 use crate::plan::{HttpTable, Listener, Miss, Plan, Target, ValueMatch, VirtualHost};
 use crate::request::{Connection, Question, Request};
 use crate::roll::Roll;
@@ -40,6 +40,8 @@ pub enum Step<'a> {
     NoChain,
     /// The connection goes on as a whole: the listener does not look into it.
     Opaque,
+    /// This tcp or tls rule says where the connection goes; `None`: the service has none, or none that applies.
+    Passed(Option<&'a Origin>),
     /// The path has no normal form.
     BadPath(String),
     /// No virtual host has this name among its domains.
@@ -84,12 +86,15 @@ impl Plan {
             let steps = vec![Step::NoListener { port: connection.port }];
             return Explanation { decision: unmatched(self), steps };
         };
-        let (step, decision) = match listener.chain(connection, false).map(|chain| &chain.target) {
-            Some(Target::Tcp { destinations, .. }) => (Step::Opaque, Decision::of_connection(self, destinations, roll)),
-            Some(Target::Http(_)) => (Step::NoChain, Decision::without_route(Outcome::Reset)),
-            None => (Step::NoChain, unmatched(self)),
+        let mut steps = vec![Step::Listener(listener)];
+        let decision = match listener.chain(connection, false).map(|chain| &chain.target) {
+            Some(Target::Tcp { destinations, origin }) => self.pass_on(destinations, origin.as_ref(), roll, &mut steps),
+            other => {
+                steps.push(Step::NoChain);
+                if other.is_some() { Decision::without_route(Outcome::Reset) } else { unmatched(self) }
+            }
         };
-        Explanation { decision, steps: vec![Step::Listener(listener), step] }
+        Explanation { decision, steps }
     }
 
     fn walk<'a>(&'a self, request: &Request<'a>, roll: &Roll, steps: &mut Vec<Step<'a>>) -> Decision<'a> {
@@ -101,15 +106,24 @@ impl Plan {
         steps.push(Step::Listener(listener));
         match listener.chain(&connection, true).map(|chain| &chain.target) {
             Some(Target::Http(table)) => self.walk_table(table, request, roll, steps),
-            Some(Target::Tcp { destinations, .. }) => {
-                steps.push(Step::Opaque);
-                Decision::of_connection(self, destinations, roll)
-            }
+            Some(Target::Tcp { destinations, origin }) => self.pass_on(destinations, origin.as_ref(), roll, steps),
             None => {
                 steps.push(Step::NoChain);
                 unmatched(self)
             }
         }
+    }
+
+    fn pass_on<'a>(
+        &'a self,
+        destinations: &'a [Destination],
+        origin: Option<&'a Origin>,
+        roll: &Roll,
+        steps: &mut Vec<Step<'a>>,
+    ) -> Decision<'a> {
+        steps.push(Step::Opaque);
+        steps.push(Step::Passed(origin));
+        Decision::of_connection(self, destinations, origin, roll)
     }
 
     fn walk_table<'a>(
@@ -252,6 +266,14 @@ impl fmt::Display for PathWords<'_> {
     }
 }
 
+/// A tcp or tls rule in words: where it was written.
+fn describe_rule(origin: Option<&Origin>) -> String {
+    match origin {
+        None => "the service's default, no rule".to_string(),
+        Some(origin) => format!("{}, {}", origin.written_in, origin.field),
+    }
+}
+
 /// A route in words: where it was written, and its name if it has one.
 pub(crate) fn describe(route: &Route) -> String {
     match &route.origin {
@@ -271,6 +293,7 @@ impl fmt::Display for Step<'_> {
             }
             Step::NoChain => f.write_str("the listener does not take such a connection"),
             Step::Opaque => f.write_str("the listener passes the connection on without looking into it"),
+            Step::Passed(origin) => write!(f, "won: {}", describe_rule(*origin)),
             Step::BadPath(why) => f.write_str(why),
             Step::NoHost { host, table } => write!(f, "no virtual host of table `{}` claims `{host}`", table.name),
             Step::Host(host, domain) => write!(f, "virtual host `{}` claims it by `{domain}`", host.name),

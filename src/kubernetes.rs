@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use crate::model::pod::{PodCondition, PodStatus};
-use crate::model::{Deployment, Metadata, Object, Pod, Service};
+use crate::model::service::ServicePort;
+use crate::model::{Deployment, IntOrString, Metadata, Object, Pod, Service};
 use crate::resources::Resources;
 
 /// Kubernetes' alphabet for generated names: no vowels and nothing that looks like one.
@@ -45,6 +46,21 @@ pub fn pods(resources: &Resources) -> Vec<Pod> {
 
 /// More pods of one Deployment than this are not made: offline, nobody needs them.
 const MAX_REPLICAS: u32 = 1_000;
+
+/// The port of the pod that a Service's port leads to. A name is looked for among the pod's; without a pod, or with
+/// nothing of that name, it is the Service's port.
+pub(crate) fn target_port(port: &ServicePort, pod: Option<&Pod>) -> u16 {
+    let containers = || pod.into_iter().flat_map(|pod| &pod.spec.containers);
+    let target = match &port.target_port {
+        Some(IntOrString::Int(number)) => u16::try_from(*number).ok().filter(|number| *number > 0),
+        Some(IntOrString::String(name)) => {
+            let named = containers().flat_map(|container| &container.ports).find(|known| known.name == *name);
+            named.map(|known| known.container_port).or_else(|| name.parse().ok())
+        }
+        None => None,
+    };
+    target.unwrap_or(port.port)
+}
 
 /// Whether a pod belongs to a Deployment: same namespace, and its selector's labels on it.
 pub fn belongs(pod: &Pod, deployment: &Deployment) -> bool {

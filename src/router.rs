@@ -57,7 +57,9 @@ impl Router {
         let listener = &self.plan.listeners[at];
         let Some(chain) = listener.chain(&connection, true) else { return unmatched(&self.plan) };
         match &chain.target {
-            Target::Tcp { destinations, .. } => Decision::of_connection(&self.plan, destinations, roll),
+            Target::Tcp { destinations, origin } => {
+                Decision::of_connection(&self.plan, destinations, origin.as_ref(), roll)
+            }
             Target::Http(table) => {
                 let index = self.tables[at][position(listener, chain)].as_deref();
                 self.route(table, index, request, roll)
@@ -71,7 +73,9 @@ impl Router {
     pub fn connect(&self, connection: &Connection<'_>, roll: &Roll) -> Decision<'_> {
         let Some(at) = self.listener(connection) else { return unmatched(&self.plan) };
         match self.plan.listeners[at].chain(connection, false).map(|chain| &chain.target) {
-            Some(Target::Tcp { destinations, .. }) => Decision::of_connection(&self.plan, destinations, roll),
+            Some(Target::Tcp { destinations, origin }) => {
+                Decision::of_connection(&self.plan, destinations, origin.as_ref(), roll)
+            }
             Some(Target::Http(_)) => Decision::without_route(Outcome::Reset),
             None => unmatched(&self.plan),
         }

@@ -418,19 +418,16 @@ fn arrived(tried: Tried, endpoint: &Endpoint, deadline: Option<Instant>, again: 
 
 /// The one line that says why: which rule, where it stands, and what it leads to.
 fn reason(config: &Config, decision: &Decision<'_>) -> String {
-    let rule = match decision.route {
-        Some(route) => match &route.origin {
-            Some(origin) => {
-                let place = config.places.get(&rule_key(&origin.written_in, &origin.field));
-                let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
-                format!("rule {} of {}{place}", u64::from(origin.rule) + 1, origin.written_in)
-            }
-            None => "no rule, the service's default route".to_string(),
-        },
-        None => match decision.host {
-            Some(host) => format!("no rule of {} fits", host.name),
-            None => "nobody claims this host".to_string(),
-        },
+    let rule = match (decision.origin(), decision.host) {
+        (Some(origin), _) => {
+            let place = config.places.get(&rule_key(&origin.written_in, &origin.field));
+            let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
+            format!("rule {} of {}{place}", u64::from(origin.rule) + 1, origin.written_in)
+        }
+        (None, _) if decision.route.is_some() => "no rule, the service's default route".to_string(),
+        (None, Some(host)) => format!("no rule of {} fits", host.name),
+        (None, None) if decision.cluster().is_some() => "no rule, the service's default".to_string(),
+        (None, None) => "nobody claims this host".to_string(),
     };
     format!("{rule}: {}", consequence(decision))
 }

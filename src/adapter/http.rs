@@ -207,7 +207,7 @@ pub struct Change {
     path: Option<PathAndQuery>,
     authority: Option<Authority>,
     taken: Option<Taken>,
-    origin: Option<Origin>,
+    let_in: Option<Origin>,
 }
 
 impl Change {
@@ -220,7 +220,7 @@ impl Change {
         let path = decision.path();
         let path = (!path.is_empty() && *path != *request.path).then(|| writable(&path, "a path")).transpose()?;
         let authority = decision.authority().map(|name| writable(name.as_bytes(), "an authority")).transpose()?;
-        Ok(Change { path, authority, taken: Taken::of(decision), origin: decision.origin().cloned() })
+        Ok(Change { path, authority, taken: Taken::of(decision), let_in: decision.let_in().cloned() })
     }
 
     /// Changes the request: path, then authority, then the headers, the destination's edits before the route's.
@@ -264,7 +264,7 @@ impl Change {
         if let (Some(route), Some(destination)) = (taken.route(), taken.destination()) {
             destination.response.apply(headers);
             route.response.apply(headers);
-            if let (Some(origin), Some(cors)) = (&self.origin, &route.cors) {
+            if let (Some(origin), Some(cors)) = (&self.let_in, &route.cors) {
                 cors.edit(origin, headers);
             }
         }

@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::world::{INGRESS_PORTS, World};
 use super::{Findings, certificate, quoted, selector_words};
 use crate::diagnostic::{Diagnostic, ResourceRef};
-use crate::kubernetes::has_labels;
+use crate::kubernetes::{has_labels, target_port};
 use crate::model::gateway::{Server, ServerTlsSettings};
-use crate::model::service::ServicePort;
-use crate::model::{Gateway, IntOrString, Pod};
+use crate::model::{Gateway, Pod};
 
 pub(super) fn analyze(world: &World<'_>, found: &mut Findings) {
     for (reference, gateway) in &world.gateways {
@@ -63,21 +62,7 @@ fn service_ports(world: &World<'_>, pod: &Pod) -> Vec<u32> {
     });
     let ports = selecting.flat_map(|(_, service)| &service.spec.ports);
     let tcp = ports.filter(|port| port.protocol.is_empty() || port.protocol == "TCP");
-    tcp.map(|port| reached(port, pod)).collect()
-}
-
-/// The port of the pod that a Service's port leads to: there the gateway must listen.
-fn reached(port: &ServicePort, pod: &Pod) -> u32 {
-    let containers = || pod.spec.containers.iter().flat_map(|container| &container.ports);
-    let target = match &port.target_port {
-        Some(IntOrString::Int(number)) => u32::try_from(*number).ok().filter(|number| *number > 0),
-        Some(IntOrString::String(name)) => {
-            let named = containers().find(|known| known.name == *name).map(|known| u32::from(known.container_port));
-            named.or_else(|| name.parse().ok())
-        }
-        None => None,
-    };
-    target.unwrap_or(u32::from(port.port))
+    tcp.map(|port| u32::from(target_port(port, Some(pod)))).collect()
 }
 
 /// IST0101 and IST0161: certificates are looked for in the namespace of the pods. A set without any Secret holds

@@ -3,6 +3,7 @@
 //! Source: istio `pilot/pkg/networking/core/gateway.go`; reference sections 3.3 and 11.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::registry::{Protocol, Service};
 use super::virtual_service::Root;
 use super::{Findings, Mesh, Precedence, Viewpoint, l4};
 use crate::diagnostic::{Diagnostic, ResourceRef};
-use crate::kubernetes::has_labels;
+use crate::kubernetes::{self, has_labels};
 use crate::model::gateway::{Server, ServerTlsMode};
 use crate::model::virtual_service::{L4MatchAttributes, TcpRoute, TlsMatchAttributes, TlsRoute};
 use crate::model::{Gateway, Object};
@@ -35,17 +36,53 @@ struct Bound<'a> {
     gateway: String,
     namespace: &'a str,
     server: &'a Server,
+    /// The server's port: what `match.port` speaks of.
     port: u16,
+    spot: Spot,
 }
+
+/// Where a server listens: the port, and the address if it is bound to one.
+type Spot = (u16, Option<IpAddr>);
 
 impl Inbound<'_> {
     pub(super) fn listeners(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Listener> {
-        let mut by_port: BTreeMap<u16, Vec<Bound<'_>>> = BTreeMap::new();
+        let mut by_spot: BTreeMap<Spot, Vec<Bound<'_>>> = BTreeMap::new();
         for bound in self.servers(findings) {
-            by_port.entry(bound.port).or_default().push(bound);
+            by_spot.entry(bound.spot).or_default().push(bound);
         }
-        let listener = |(port, servers): (u16, Vec<Bound<'_>>)| self.listener(port, &servers, clusters, findings);
-        by_port.into_iter().map(listener).collect()
+        let mut listeners: BTreeMap<Spot, Listener> = BTreeMap::new();
+        for (&spot, servers) in &by_spot {
+            listeners.insert(spot, self.listener(spot, servers, clusters, findings));
+        }
+        // Who asks for the Service's port means the pod's that it leads to.
+        for bound in by_spot.values().flatten() {
+            let asked = (bound.port, bound.spot.1);
+            if let (false, Some(there)) = (listeners.contains_key(&asked), listeners.get(&bound.spot)) {
+                listeners.insert(asked, Listener { port: bound.port, ..there.clone() });
+            }
+        }
+        listeners.into_values().collect()
+    }
+
+    /// The ports of the pod that the ports of the gateway's own Services lead to.
+    fn targets(&self) -> BTreeMap<u16, u16> {
+        let own = &self.viewpoint.labels;
+        let pods = kubernetes::pods(self.resources);
+        let pod = pods
+            .iter()
+            .find(|pod| pod.metadata.namespace == self.viewpoint.namespace && has_labels(&pod.metadata.labels, own));
+        let mut targets = BTreeMap::new();
+        for resource in self.resources.iter() {
+            let Object::Service(service) = resource.object else { continue };
+            let spec = &service.spec;
+            let selects = service.metadata.namespace == self.viewpoint.namespace
+                && !spec.selector.is_empty()
+                && has_labels(own, &spec.selector);
+            for port in spec.ports.iter().filter(|_| selects) {
+                targets.entry(port.port).or_insert_with(|| kubernetes::target_port(port, pod));
+            }
+        }
+        targets
     }
 
     /// The servers of the Gateways that select this workload, oldest first.
@@ -68,33 +105,26 @@ impl Inbound<'_> {
                 Precedence::LastApplied => (None, *applied, "", ""),
             }
         });
+        let targets = self.targets();
         let mut servers = Vec::new();
         for (gateway, _) in gateways {
             for (at, server) in gateway.spec.servers.iter().enumerate() {
-                let number = server.port.as_ref().map_or(0, |port| port.number);
-                let Some(port) = u16::try_from(number).ok().filter(|port| *port > 0) else {
-                    let reference = ResourceRef::new("Gateway", &gateway.metadata.namespace, &gateway.metadata.name);
-                    let finding = Diagnostic::error("bad-port", format!("`{number}` is no port"));
-                    findings.push(finding.at(&reference, format!("spec.servers[{at}].port.number")));
-                    continue;
-                };
-                let name = format!("{}/{}", gateway.metadata.namespace, gateway.metadata.name);
-                servers.push(Bound { gateway: name, namespace: &gateway.metadata.namespace, server, port });
+                servers.extend(Bound::new(gateway, at, server, &targets, findings));
             }
         }
         servers
     }
 
-    /// The plain HTTP servers of a port share one table; each one that ends TLS has its own; what is passed on has a
+    /// The plain HTTP servers of a place share one table; each one that ends TLS has its own; what is passed on has a
     /// chain for each rule. The first server says whether the port is plain HTTP, TLS or opaque; others are left out.
     fn listener(
         &self,
-        port: u16,
+        (port, address): Spot,
         servers: &[Bound<'_>],
         clusters: &mut Clusters<'_>,
         findings: &mut Findings,
     ) -> Listener {
-        let mut listener = Listener::new(port, Vec::new());
+        let mut listener = Listener::new(port, address.into_iter().collect());
         let kind = servers.first().map(Bound::kind);
         let alike = |bound: &&Bound<'_>| Some(bound.kind().family()) == kind.map(ServerKind::family);
         let mut taken: Vec<HostPattern> = Vec::new();
@@ -120,7 +150,8 @@ impl Inbound<'_> {
             }
         }
         if !plain.is_empty() {
-            let table = self.table(&format!("http.{port}"), &plain, false, clusters, findings);
+            let bind = address.map(|address| format!(".{address}")).unwrap_or_default();
+            let table = self.table(&format!("http.{}{bind}", plain[0].port), &plain, false, clusters, findings);
             listener.chains.push(Chain::new(Target::Http(Arc::new(table))));
         }
         listener
@@ -284,6 +315,35 @@ fn claimed<'v, 'a>(hosts: &'v mut Vec<Claimed<'a>>, host: HostPattern) -> &'v mu
     &mut hosts[at]
 }
 
+impl<'a> Bound<'a> {
+    /// A server where it listens; `None`, with a finding, where it cannot.
+    fn new(
+        gateway: &'a Gateway,
+        at: usize,
+        server: &'a Server,
+        targets: &BTreeMap<u16, u16>,
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        let (namespace, name) = (gateway.metadata.namespace.as_str(), gateway.metadata.name.as_str());
+        let mut tell = |field: &str, finding: Diagnostic| {
+            let reference = ResourceRef::new("Gateway", namespace, name);
+            findings.push(finding.at(&reference, format!("spec.servers[{at}].{field}")));
+        };
+        let Some(address) = bind(&server.bind) else {
+            let message = format!("`{}` is no address, so that no request comes in here", server.bind);
+            tell("bind", Diagnostic::warning("bad-bind", message));
+            return None;
+        };
+        let number = server.port.as_ref().map_or(0, |port| port.number);
+        let Some(port) = u16::try_from(number).ok().filter(|port| *port > 0) else {
+            tell("port.number", Diagnostic::error("bad-port", format!("`{number}` is no port")));
+            return None;
+        };
+        let spot = (targets.get(&port).copied().unwrap_or(port), address);
+        Some(Bound { gateway: format!("{namespace}/{name}"), namespace, server, port, spot })
+    }
+}
+
 impl Bound<'_> {
     fn protocol(&self) -> Protocol {
         Protocol::parse(self.server.port.as_ref().map(|port| port.protocol.as_str()).unwrap_or_default())
@@ -355,6 +415,15 @@ impl ServerKind {
             ServerKind::Tcp => 2,
         }
     }
+}
+
+/// The address that a server is bound to, `None` within for any; `None` for what is no address.
+fn bind(written: &str) -> Option<Option<IpAddr>> {
+    if written.is_empty() {
+        return Some(None);
+    }
+    let address: IpAddr = written.parse().ok()?;
+    Some(Some(address).filter(|address| !address.is_unspecified()))
 }
 
 /// A chain for every cluster of the mesh that the server's hosts cover, by the server name that Istio gives it: `outbound_.80_.v1_.host`.

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use meshroute::adapter::http::{Change, answer, request};
 use meshroute::adapter::tower::{Chosen, RouteLayer};
-use meshroute::plan::{Action, Cluster, Retry, Route};
+use meshroute::plan::{Action, Cluster, Origin, Retry, Route};
 use meshroute::{
     Connection, Decision, Live, Mesh, OutboundPolicy, Outcome, Precedence, Reading, Request, Roll, Router, TlsHello,
     Viewpoint,
@@ -379,7 +379,10 @@ fn endpoints(cluster: &Cluster) -> Vec<[String; 2]> {
 }
 
 fn rule(route: &Route) -> String {
-    let Some(origin) = &route.origin else { return "default".into() };
+    route.origin.as_ref().map_or("default".into(), written_at)
+}
+
+fn written_at(origin: &Origin) -> String {
     let block = origin.block.map(|block| format!(".{block}")).unwrap_or_default();
     format!("{}/{} {}{block}", origin.resource.namespace, origin.resource.name, origin.rule)
 }
@@ -432,7 +435,7 @@ impl Seen {
             _ => None,
         };
         let told = Told {
-            rule: decision.route.map(rule),
+            rule: decision.route.map(rule).or_else(|| decision.origin().map(written_at)),
             endpoints: decision.cluster().map(endpoints).unwrap_or_default(),
             timeout: time(forward.and_then(|forward| forward.timeout)),
             delay: time(decision.delay),

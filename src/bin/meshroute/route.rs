@@ -242,10 +242,12 @@ impl<'a> Answer<'a> {
         let Some(resource) = &finding.resource else { return false };
         let conflict = finding.code == "virtual-service-conflict";
         self.fates.iter().any(|fate| {
-            let origin = fate.decision.route.and_then(|route| route.origin.as_ref());
+            let origin = fate.decision.origin();
             let by_origin = origin.is_some_and(|origin| {
                 let on_the_way = rule_of(&origin.field).is_some_and(|rule| finding.field.starts_with(rule));
-                let elsewhere = finding.field.starts_with("spec.http[") && !on_the_way;
+                let of_a_rule =
+                    ["spec.http[", "spec.tcp[", "spec.tls["].iter().any(|rules| finding.field.starts_with(rules));
+                let elsewhere = of_a_rule && !on_the_way;
                 let named = conflict && finding.message.contains(&origin.resource.to_string());
                 (*origin.written_in == *resource || *origin.resource == *resource || named) && !elsewhere
             });
@@ -390,6 +392,10 @@ fn reason(step: &Step<'_>, resources: &Resources) -> Reason {
         Step::Lost { route, because, .. } => {
             reason(format!("{} does not hold: {because}", name(route)), route.origin.as_ref(), false)
         }
+        Step::Passed(Some(origin)) => {
+            reason(format!("{}, {} takes it", origin.written_in, origin.field), Some(origin), true)
+        }
+        Step::Passed(None) => reason("the service's default: no tcp or tls rule has a say".into(), None, true),
         Step::Won(route) => reason(format!("{} holds", name(route)), route.origin.as_ref(), true),
         Step::NoListener { .. } | Step::NoChain | Step::BadPath(_) | Step::NoHost { .. } | Step::NoRoute => {
             reason(step.to_string(), None, false)
