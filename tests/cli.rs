@@ -167,3 +167,38 @@ fn validate_without_anything_to_read_says_what_it_wants() {
     assert_eq!(answer.status.code(), Some(2));
     assert!(stderr(&answer).contains("<PATH>"), "{}", stderr(&answer));
 }
+
+#[test]
+fn a_connection_names_the_rule_that_sends_it_on() {
+    let config = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {selector: {app: db}, ports: [{name: tcp, port: 3306}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db-1, labels: {app: db}}
+status: {podIP: 10.0.0.7}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: db}
+spec:
+  hosts: [db]
+  tcp:
+  - match: [{port: 3307}]
+    route: [{destination: {host: elsewhere}}]
+  - route: [{destination: {host: db}}]
+"#;
+    let file = std::env::temp_dir().join(format!("meshroute-cli-connection-{}.yaml", std::process::id()));
+    std::fs::write(&file, config).expect("the file can be written");
+    let path = file.to_string_lossy();
+    let answer = meshroute(&["route", "-f", &path, "tcp://db:3306"]);
+    std::fs::remove_file(&file).expect("it was written");
+    let text = stdout(&answer);
+    assert_eq!(answer.status.code(), Some(0), "{text}{}", stderr(&answer));
+    assert!(text.contains("the connection goes to db.default.svc.cluster.local:3306"), "{text}");
+    assert!(text.contains("VirtualService default/db, spec.tcp[1] takes it"), "{text}");
+    assert!(text.contains(&format!("{path}:20")), "{text}");
+}

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use meshroute::adapter::http::{Change, answer, request};
 use meshroute::adapter::tower::{Chosen, RouteLayer};
-use meshroute::plan::{Action, Cluster, Origin, Retry, Route};
+use meshroute::plan::{Action, Cluster, Forward, Origin, Retry, Route};
 use meshroute::{
     Connection, Decision, Live, Mesh, OutboundPolicy, Outcome, Precedence, Reading, Request, Roll, Router, TlsHello,
     Viewpoint,
@@ -160,6 +160,10 @@ pub struct Expects {
     delay: Option<String>,
     retries: Option<String>,
     mirrors: Option<Vec<String>>,
+    /// The cluster's policy in short: `LeastRequest 10s`, then `pool 7`, `outliers`, `tls Simple` where they are set.
+    policy: Option<String>,
+    /// What requests stick by: `Header("x-user")`; `none`.
+    sticks_by: Option<String>,
     /// How many of all rolls reach which subset, or host where it is none.
     pub weights: Option<BTreeMap<String, u64>>,
     /// What the explanation must say, line by line or in part.
@@ -367,11 +371,29 @@ struct Told {
     delay: String,
     retries: String,
     mirrors: Vec<String>,
+    policy: String,
+    sticks_by: String,
 }
 
 fn named(cluster: &Cluster) -> String {
     let subset = if cluster.subset.is_empty() { String::new() } else { format!("/{}", cluster.subset) };
     format!("{}:{}{subset}", cluster.host, cluster.port)
+}
+
+fn policy(cluster: &Cluster) -> String {
+    let policy = &cluster.policy;
+    let pool = policy.connection_pool.as_ref().map(|pool| {
+        let most = pool.tcp.as_ref().map_or(0, |tcp| tcp.max_connections);
+        format!(" pool {most}")
+    });
+    let outliers = policy.outlier_detection.as_ref().map(|_| " outliers".to_string());
+    let tls = policy.tls.as_ref().map(|tls| format!(" tls {:?}", tls.mode));
+    let rest: String = [pool, outliers, tls].into_iter().flatten().collect();
+    format!("{:?} {:?}{rest}", policy.load_balancer, policy.connect_timeout)
+}
+
+fn sticks_by(forward: Option<&Forward>) -> String {
+    forward.and_then(|forward| forward.hash.as_ref()).map_or("none".into(), |key| format!("{key:?}"))
 }
 
 fn endpoints(cluster: &Cluster) -> Vec<[String; 2]> {
@@ -441,6 +463,8 @@ impl Seen {
             delay: time(decision.delay),
             retries: retries(forward.and_then(|forward| forward.retry.as_ref())),
             mirrors: decision.mirrors(roll).filter_map(|mirror| cluster(mirror.cluster)).collect(),
+            policy: decision.cluster().map(policy).unwrap_or_default(),
+            sticks_by: sticks_by(forward),
         };
         Seen { window, end, sent, response, told: Some(told) }
     }
@@ -546,6 +570,8 @@ impl From<&Chosen> for Told {
             delay: time(chosen.delay()),
             retries: retries(chosen.retry()),
             mirrors: chosen.mirrors().iter().map(|cluster| named(cluster)).collect(),
+            policy: policy(chosen.cluster()),
+            sticks_by: sticks_by(chosen.forward()),
         }
     }
 }
@@ -626,6 +652,8 @@ impl Expects {
             self.delay.iter().for_each(|wanted| differ("delay", wanted, &told.delay));
             self.retries.iter().for_each(|wanted| differ("retries", wanted, &told.retries));
             self.mirrors.iter().for_each(|wanted| differ("mirrors", &wanted.join(" "), &told.mirrors.join(" ")));
+            self.policy.iter().for_each(|wanted| differ("policy", wanted, &told.policy));
+            self.sticks_by.iter().for_each(|wanted| differ("what requests stick by", wanted, &told.sticks_by));
             self.endpoints.iter().filter(|wanted| !same_endpoints(wanted, &told.endpoints)).for_each(|wanted| {
                 differ("endpoints", &wanted.join(" "), &format!("{:?}", told.endpoints));
             });

@@ -28,6 +28,7 @@ Services without an address and Deployments without pods get made-up ones.
 Examples:
   meshroute route -f config/ --from default GET http://nginx:5000/
   meshroute route -f config/ --from default/nginx-deployment-master http://nginx:5000/ -H 'canary_id: 1'
+  meshroute route -f config/ tcp://db:3306
   meshroute route -f config/ --from shop/app=web,version=v2 POST http://cart/items
   meshroute route -f config/ --gateway --from istio-system/istio=ingressgateway https://shop.example.com/
 
@@ -37,7 +38,7 @@ pub struct Args {
     /// The method; GET if it is left out
     #[arg(value_name = "METHOD")]
     first: String,
-    /// The URL: scheme, host and port as the client writes them
+    /// The URL: scheme, host and port as the client writes them; `tcp://db:3306` and `tls://db:3306` are connections
     #[arg(value_name = "URL")]
     second: Option<String>,
     #[command(flatten)]
@@ -65,7 +66,10 @@ pub struct Args {
 /// The request, taken apart.
 struct Ask {
     method: String,
+    scheme: String,
     encrypted: bool,
+    /// Whether it is a connection that carries no HTTP.
+    opaque: bool,
     authority: String,
     path: String,
     port: u16,
@@ -119,13 +123,14 @@ fn ask(args: &Args) -> Result<Ask, String> {
         Some(url) => (args.first.as_str(), url.as_str()),
         None => ("GET", args.first.as_str()),
     };
-    let (encrypted, rest) = match url.split_once("://") {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
-        Some((scheme, _)) => {
-            return Err(format!("`{scheme}` is no scheme that is known here; write `http` or `https`"));
-        }
-        None => (false, url),
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let scheme = scheme.to_ascii_lowercase();
+    let (encrypted, opaque) = match scheme.as_str() {
+        "http" => (false, false),
+        "https" => (true, false),
+        "tcp" => (false, true),
+        "tls" => (true, true),
+        _ => return Err(format!("`{scheme}` is no scheme that is known here; write `http`, `https`, `tcp` or `tls`")),
     };
     let cut = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(cut);
@@ -136,11 +141,12 @@ fn ask(args: &Args) -> Result<Ask, String> {
     }
     let port = match authority[host_of(authority).len()..].strip_prefix(':') {
         Some(port) => port.parse().map_err(|_| format!("`{port}` is no port"))?,
+        None if opaque => return Err(format!("`{url}` names no port; write `{scheme}://host:port`")),
         None if encrypted => 443,
         None => 80,
     };
     let headers = args.headers.iter().map(|header| split_header(header)).collect::<Result<_, _>>()?;
-    Ok(Ask { method: method.into(), encrypted, authority: authority.into(), path, port, headers })
+    Ok(Ask { method: method.into(), scheme, encrypted, opaque, authority: authority.into(), path, port, headers })
 }
 
 fn split_header(header: &str) -> Result<(String, String), String> {
@@ -163,7 +169,12 @@ impl Ask {
 
     /// Whether the proxy sees only a connection: a sidecar does not look into what the client has encrypted.
     fn is_opaque(&self, gateway: bool) -> bool {
-        self.encrypted && !gateway
+        self.opaque || (self.encrypted && !gateway)
+    }
+
+    fn connection(&self, address: Option<IpAddr>) -> Connection<'_> {
+        let connection = Connection::new(self.port).address(address);
+        if self.encrypted { connection.tls(self.hello()) } else { connection }
     }
 }
 
@@ -223,9 +234,11 @@ impl<'a> Answer<'a> {
     fn decide(&mut self, roll: Option<u64>) {
         let (plan, rolled) = (self.plan, Roll::pinned(roll.unwrap_or_default()));
         if self.ask.is_opaque(self.gateway) {
-            let connection = Connection::new(self.ask.port).address(self.address).tls(self.ask.hello());
-            let text = "the client encrypts it itself: the sidecar sees a TLS connection, no request";
-            self.why.push(Reason { text: text.into(), place: None, holds: true });
+            let connection = self.ask.connection(self.address);
+            if !self.ask.opaque {
+                let text = "the client encrypts it itself: the sidecar sees a TLS connection, no request";
+                self.why.push(Reason { text: text.into(), place: None, holds: true });
+            }
             let explanation = plan.explain_connection(&connection, &rolled);
             self.why.extend(explanation.steps.iter().map(|step| reason(step, self.resources)));
             self.fates = fates(|roll| plan.explain_connection(&connection, &roll).decision, roll);
@@ -265,12 +278,14 @@ impl<'a> Answer<'a> {
 
     fn text(&self) -> String {
         let ask = self.ask;
-        let scheme = if ask.encrypted { "https" } else { "http" };
         let from = match &self.client.pod {
             Some(pod) => format!("{}/{pod}", self.client.namespace),
             None => self.client.namespace.clone(),
         };
-        let request = format!("{} {scheme}://{}{} from {from}", ask.method, ask.authority, ask.path);
+        let request = match ask.opaque {
+            true => format!("{}://{} from {from}", ask.scheme, ask.authority),
+            false => format!("{} {}://{}{} from {from}", ask.method, ask.scheme, ask.authority, ask.path),
+        };
         let mut lines = vec![ink(Ink::Faint, request)];
         let changes: Vec<Vec<String>> = self.fates.iter().map(|fate| changes(&fate.decision, self.ask)).collect();
         let alike = changes.windows(2).all(|pair| pair[0] == pair[1]);
@@ -318,7 +333,7 @@ impl<'a> Answer<'a> {
         let ask = self.ask;
         json!({
             "request": {
-                "method": ask.method, "scheme": if ask.encrypted { "https" } else { "http" }, "authority": ask.authority,
+                "method": ask.method, "scheme": ask.scheme, "authority": ask.authority,
                 "path": ask.path, "port": ask.port, "address": self.address, "headers": ask.headers,
             },
             "from": {"namespace": self.client.namespace, "pod": self.client.pod, "labels": self.client.labels, "gateway": self.gateway},
