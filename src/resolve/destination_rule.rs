@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::visibility::note_nobody;
 use super::{Findings, Mesh, Viewpoint};
 use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::kubernetes::has_labels;
@@ -70,6 +71,7 @@ impl Rules {
                 return;
             }
         };
+        note_nobody(&written.spec.export_to, resource, findings);
         let selector = written.spec.workload_selector.as_ref().map(|selector| selector.match_labels.clone());
         let export_to: BTreeSet<String> = match &selector {
             Some(_) => BTreeSet::from([".".to_string()]),

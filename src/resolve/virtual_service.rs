@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::visibility::Export;
+use super::visibility::{Export, note_nobody};
 use super::{Findings, Mesh, Precedence};
 use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::model::virtual_service::{HttpRoute, RouteDestination, TcpRoute, TlsRoute};
@@ -72,6 +72,9 @@ pub(super) fn visible(resources: &Resources, namespace: &str, mesh: &Mesh, findi
         let metadata = &service.metadata;
         (metadata.creation_timestamp, metadata.name.clone(), metadata.namespace.clone())
     };
+    for (service, resource, _) in &written {
+        note_nobody(&service.spec.export_to, resource, findings);
+    }
     match mesh.precedence {
         Precedence::Istio => {
             written.sort_by_cached_key(|(service, ..)| (distance(service, namespace, mesh), age(service)))

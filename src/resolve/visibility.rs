@@ -1,5 +1,8 @@
 //! Who may see a resource: `exportTo`.
 
+use super::Findings;
+use crate::diagnostic::{Diagnostic, ResourceRef};
+
 /// The namespaces that a resource is exported to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Export {
@@ -28,6 +31,17 @@ impl Export {
             Export::Nobody => false,
             Export::Only(namespaces) => namespaces.iter().any(|known| known == namespace),
         }
+    }
+}
+
+/// Tells where a list hides a rule from everybody: Istio's admission lets only services do so.
+pub(super) fn note_nobody(written: &[String], resource: &ResourceRef, findings: &mut Findings) {
+    if let Some(at) = written.iter().position(|entry| entry == "~")
+        && !written.iter().any(|entry| entry == "*")
+    {
+        let message = format!("`~` hides the {} from everybody; only services may be hidden so", resource.kind);
+        let finding = Diagnostic::error("export-to-nobody", message).at(resource, format!("spec.exportTo[{at}]"));
+        findings.push(finding.remedy("delete it, or name the namespaces that see it; `.` is its own"));
     }
 }
 
