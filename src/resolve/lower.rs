@@ -242,7 +242,9 @@ impl Lowering<'_> {
         forward.weighted = several;
         forward.hash = kept.iter().find_map(|(_, route)| {
             let destination = route.destination.as_ref()?;
-            clusters.hash_key(&destination.host, &destination.subset, self.port(destination, clusters).ok()?)
+            // Settings of a port count only where the port is written (istio `route.go`, hashForHTTPDestination).
+            let port = destination.port.as_ref().and_then(|port| u16::try_from(port.number).ok()).unwrap_or(0);
+            clusters.hash_key(&destination.host, &destination.subset, port)
         });
         forward.rewrite = rewrite.map(path_rewrite).transpose()?.flatten();
         forward.timeout = rule.timeout.and_then(model::Duration::to_std).filter(|timeout| !timeout.is_zero());
@@ -500,7 +502,10 @@ fn path_rewrite(rewrite: &model::virtual_service::HttpRewrite) -> Result<Option<
 fn redirect(written: &HttpRedirect, place: &Place<'_>) -> Result<Redirect, Wrong> {
     let code = if written.redirect_code == 0 { 301 } else { written.redirect_code };
     if !matches!(code, 301 | 302 | 303 | 307 | 308) {
-        return Err(("redirect.redirectCode".into(), format!("`{code}` is no status that Envoy redirects with")));
+        return Err((
+            "redirect.redirectCode".into(),
+            format!("`{code}` is no status that Envoy redirects with: it refuses all rules of the port with this one"),
+        ));
     }
     let mut redirect = Redirect::new(code as u16);
     if !written.prefix_rewrite.is_empty() {
