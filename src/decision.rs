@@ -10,7 +10,8 @@ use crate::cors::{self, Verdict};
 use crate::path::{NormalPath, PathError};
 use crate::plan::{
     Abort, Action, Cluster, Cors, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, HttpTable,
-    Mirror, Origin, PathMatch, PathRewrite, Plan, RedirectPath, Route, Unclaimed, Unmatched, VirtualHost,
+    Mirror, Origin, PathMatch, PathRewrite, Plan, RedirectPath, RequestLine, Route, Unclaimed, Unmatched,
+    VirtualHost,
 };
 use crate::request::{Question, Request};
 use crate::roll::{Purpose, Roll};
@@ -30,6 +31,8 @@ pub struct Decision<'a> {
     picked: Option<&'a Destination>,
     let_in: Option<cors::Origin>,
     path: Option<NormalPath<'a>>,
+    method: &'a str,
+    authority: &'a str,
     scheme: &'static str,
     forwarded: &'static str,
 }
@@ -157,6 +160,8 @@ impl<'a> Decision<'a> {
             picked: None,
             let_in: None,
             path: None,
+            method: "",
+            authority: "",
             scheme: "http",
             forwarded: "http",
         }
@@ -178,6 +183,8 @@ impl<'a> Decision<'a> {
             delay: None,
             picked: None,
             let_in: None,
+            method: question.request.method,
+            authority: question.request.authority,
             scheme: question.scheme,
             forwarded: question.forwarded,
             path: Some(question.path),
@@ -280,11 +287,20 @@ impl<'a> Decision<'a> {
     }
 
     /// Carries out the edits of the request's headers: the destination's, then the route's.
+    ///
+    /// Allocates where a value speaks of others (`%REQ(x-user)%`).
     pub fn edit_request(&self, headers: &mut (impl EditHeaders + ?Sized)) {
         if let (Outcome::Forward(to), Some(route)) = (&self.outcome, self.route) {
-            to.destination.request.apply(headers);
-            route.request.apply(headers);
+            let line = self.line();
+            to.destination.request.apply_to(headers, &line);
+            route.request.apply_to(headers, &line);
         }
+    }
+
+    /// What the request has beside its headers, before it is rewritten. A path that is no text is not known.
+    pub(crate) fn line(&self) -> RequestLine<'_> {
+        let path = self.path.as_ref().and_then(|path| std::str::from_utf8(path.as_bytes()).ok()).unwrap_or_default();
+        RequestLine { method: self.method, authority: self.authority, path, scheme: self.scheme }
     }
 
     /// Carries out the edits of the response's headers: the destination's, then the route's.

@@ -29,7 +29,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 
 use crate::cors::Origin;
 use crate::decision::{Decision, Outcome, Refusal};
-use crate::plan::{Action, Destination, EditHeaders, Forward, Route};
+use crate::plan::{Action, Destination, EditHeaders, Forward, RequestLine, Route};
 use crate::request::{Headers, Request};
 
 /// Looks names up without allocating.
@@ -41,6 +41,12 @@ impl Headers for HeaderMap {
 
 /// A name or value that HTTP does not allow is passed over, and so is a line for which a full map has no room.
 impl EditHeaders for HeaderMap {
+    fn read(&self, name: &str, with: &mut dyn FnMut(&str)) {
+        if let Some(value) = self.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok()) {
+            with(value);
+        }
+    }
+
     fn remove(&mut self, name: &str) {
         HeaderMap::remove(self, name);
     }
@@ -201,13 +207,40 @@ fn grpc_status(http: u16) -> u8 {
 
 /// What a decision changes in the request that goes on and in its response. Owned: it outlives both.
 ///
-/// Allocates only where the path changes, or the authority.
+/// Allocates only where the path changes, or the authority, or where a header's value speaks of others.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
     path: Option<PathAndQuery>,
     authority: Option<Authority>,
     taken: Option<Taken>,
     let_in: Option<Origin>,
+    line: Option<Box<Line>>,
+}
+
+/// A request's line as it came in, for values that speak of it.
+#[derive(Clone, Debug)]
+struct Line {
+    method: String,
+    authority: String,
+    path: String,
+    scheme: String,
+}
+
+impl Line {
+    /// The line, where an edit of the request speaks of other headers.
+    fn of(decision: &Decision<'_>) -> Option<Box<Self>> {
+        let Outcome::Forward(to) = &decision.outcome else { return None };
+        if !to.destination.request.is_made() && !decision.route?.request.is_made() {
+            return None;
+        }
+        let RequestLine { method, authority, path, scheme } = decision.line();
+        let [method, authority, path, scheme] = [method, authority, path, scheme].map(str::to_string);
+        Some(Box::new(Line { method, authority, path, scheme }))
+    }
+
+    fn borrowed(&self) -> RequestLine<'_> {
+        RequestLine { method: &self.method, authority: &self.authority, path: &self.path, scheme: &self.scheme }
+    }
 }
 
 impl Change {
@@ -220,7 +253,13 @@ impl Change {
         let path = decision.path();
         let path = (!path.is_empty() && *path != *request.path).then(|| writable(&path, "a path")).transpose()?;
         let authority = decision.authority().map(|name| writable(name.as_bytes(), "an authority")).transpose()?;
-        Ok(Change { path, authority, taken: Taken::of(decision), let_in: decision.let_in().cloned() })
+        Ok(Change {
+            path,
+            authority,
+            taken: Taken::of(decision),
+            let_in: decision.let_in().cloned(),
+            line: Line::of(decision),
+        })
     }
 
     /// Changes the request: path, then authority, then the headers, the destination's edits before the route's.
@@ -233,8 +272,9 @@ impl Change {
         }
         let Some(taken) = &self.taken else { return };
         if let (Some(route), Some(destination)) = (taken.route(), taken.destination()) {
-            destination.request.apply(request.headers_mut());
-            route.request.apply(request.headers_mut());
+            let line = self.line.as_deref().map(Line::borrowed).unwrap_or_default();
+            destination.request.apply_to(request.headers_mut(), &line);
+            route.request.apply_to(request.headers_mut(), &line);
         }
     }
 

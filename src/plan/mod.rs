@@ -22,7 +22,8 @@ pub use action::{
 pub use chain::{Chain, Cidr, Target, Transport};
 pub use cluster::{Cluster, Endpoint, HashKey, LoadBalancer, Policy};
 pub use condition::{Condition, HeaderMatch, Miss, PathMatch, QueryMatch, ValueMatch};
-pub use edit::{EditHeaders, HeaderEdits, HeaderWrite};
+pub(crate) use edit::RequestLine;
+pub use edit::{EditHeaders, HeaderEdits, HeaderWrite, Part};
 pub use host::{HttpTable, Origin, Route, Unclaimed, VirtualHost};
 pub use list::{Iter, List};
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::cluster::Clusters;
+use super::operators::{self, Whose, has_unknown};
 use super::virtual_service::{Root, Rule};
 use super::{Findings, Viewpoint};
 use crate::diagnostic::Diagnostic;
@@ -172,8 +173,8 @@ impl Lowering<'_> {
     fn try_action(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Result<Made, Wrong> {
         let rule = &self.rule.rule;
         let mut made = Made {
-            request: edits(request(rule.headers.as_ref())),
-            response: edits(response(rule.headers.as_ref())),
+            request: edits(request(rule.headers.as_ref()), Whose::Request),
+            response: edits(response(rule.headers.as_ref()), Whose::Response),
             fault: rule.fault.as_ref().map(fault).transpose()?.flatten(),
             cors: rule.cors_policy.as_ref().map(cors).transpose()?,
             action: Action::Direct(DirectResponse::new(503, "")),
@@ -193,9 +194,12 @@ impl Lowering<'_> {
     fn note_operators(&self, rule: &HttpRoute, findings: &mut Findings) {
         let of_routes = rule.route.iter().flatten().filter_map(|route| route.headers.as_ref());
         for headers in rule.headers.iter().chain(of_routes) {
-            let operations = headers.request.iter().chain(&headers.response);
-            let values = operations.flat_map(|operations| operations.set.values().chain(operations.add.values()));
-            for value in values.filter(|value| value.replace("%%", "").contains('%')) {
+            let of = |operations: &'_ Option<HeaderOperations>, whose: Whose| -> Vec<String> {
+                let values = operations.iter().flat_map(|all| all.set.values().chain(all.add.values()));
+                values.filter(|value| has_unknown(value, whose)).cloned().collect()
+            };
+            let unknown = [of(&headers.request, Whose::Request), of(&headers.response, Whose::Response)];
+            for value in unknown.concat() {
                 let message =
                     format!("`{value}` is sent as it stands: what Envoy would put in for `%..%` is not known here");
                 let field = format!("{}.headers", self.rule.field);
@@ -266,8 +270,8 @@ impl Lowering<'_> {
         let mut destination = Destination::new(cluster, u32::try_from(route.weight).unwrap_or(0));
         let own = request(route.headers.as_ref());
         destination.authority = authority.or_else(|| written_authority(own)).map(Into::into);
-        destination.request = edits(own);
-        destination.response = edits(response(route.headers.as_ref()));
+        destination.request = edits(own, Whose::Request);
+        destination.response = edits(response(route.headers.as_ref()), Whose::Response);
         Ok(destination)
     }
 
@@ -459,12 +463,12 @@ fn response(headers: Option<&Headers>) -> Option<&HeaderOperations> {
 }
 
 /// Removals, then `set`, then `add`, each by name. What concerns the authority is dealt with elsewhere.
-fn edits(operations: Option<&HeaderOperations>) -> HeaderEdits {
+fn edits(operations: Option<&HeaderOperations>, whose: Whose) -> HeaderEdits {
     let Some(operations) = operations else { return HeaderEdits::default() };
     let own = |name: &str| !name.starts_with(':') && !name.eq_ignore_ascii_case("host");
     let write = |headers: &BTreeMap<String, String>, append: bool| -> Vec<HeaderWrite> {
         let kept = headers.iter().filter(|(name, _)| own(name));
-        kept.map(|(name, value)| HeaderWrite::new(name, &value.replace("%%", "%"), append)).collect()
+        kept.map(|(name, value)| operators::write(name, value, append, whose)).collect()
     };
     let mut edits = HeaderEdits::default();
     let removed = operations.remove.iter().filter(|name| own(name));

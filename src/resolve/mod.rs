@@ -10,6 +10,7 @@ mod destination_rule;
 mod gateway;
 mod l4;
 mod lower;
+mod operators;
 mod precedence;
 mod registry;
 mod scope;
