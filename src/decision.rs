@@ -10,8 +10,7 @@ use crate::cors::{self, Verdict};
 use crate::path::{NormalPath, PathError};
 use crate::plan::{
     Abort, Action, Cluster, Cors, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, HttpTable,
-    Mirror, Origin, PathMatch, PathRewrite, Plan, RedirectPath, RequestLine, Route, Unclaimed, Unmatched,
-    VirtualHost,
+    Mirror, Origin, PathMatch, PathRewrite, Plan, RedirectPath, RequestLine, Route, Unclaimed, Unmatched, VirtualHost,
 };
 use crate::request::{Question, Request};
 use crate::roll::{Purpose, Roll};
