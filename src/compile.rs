@@ -5,7 +5,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::plan::{Action, Chain, Destination, HttpTable, List, Listener, Plan, Route, Target, VirtualHost};
+use crate::plan::{Action, Chain, Cluster, Destination, HttpTable, List, Listener, Plan, Route, Target, VirtualHost};
+use crate::resolve::{FromNothing, HostChange, for_any_name};
 use crate::router::{Router, Table, Tables};
 use crate::table::{FastMap, HostIndex, RouteTable};
 
@@ -38,6 +39,108 @@ impl Router {
         let (bound, open) = places(&plan.listeners);
         let tables = plan.listeners.iter().map(|listener| tables(listener)).collect();
         Ok(Router { bound: bound.into(), open: open.into(), tables, plan })
+    }
+}
+
+impl Router {
+    /// The router with other clusters in the same places; all indexes are shared.
+    pub(crate) fn with_clusters(&self, clusters: &List<Cluster>) -> Router {
+        let plan = Arc::new(Plan { clusters: clusters.clone(), ..Plan::clone(&self.plan) });
+        let (bound, open, tables) = (self.bound.clone(), self.open.clone(), self.tables.clone());
+        Router { plan, bound, open, tables }
+    }
+
+    /// The router with some virtual hosts changed, all others shared.
+    ///
+    /// # Errors
+    /// Where it cannot tell which place a virtual host has, or somebody else has one of its domains.
+    pub(crate) fn with_hosts(&self, changes: Vec<HostChange>, clusters: &List<Cluster>) -> Result<Router, FromNothing> {
+        let mut router = self.with_clusters(clusters);
+        for change in changes {
+            router.change(change).ok_or(FromNothing)?;
+        }
+        Ok(router)
+    }
+
+    fn change(&mut self, change: HostChange) -> Option<()> {
+        let now = change.now.map(Arc::new);
+        if let Some(now) = &now {
+            now.routes.iter().try_for_each(|route| check_route(&self.plan, route)).ok()?;
+        }
+        if let Some(&address) = change.own.first() {
+            let at = *self.bound.get(&(change.port, address))?;
+            let name = format!("{}:{}", change.host, change.port);
+            let anyone = now.as_ref().map(|now| Arc::new(for_any_name(now)));
+            self.change_table(at, &name, |table, http| place(table, http, "*", &name, anyone))?;
+        }
+        let at = *self.open.get(&change.port)?;
+        let name = format!("{}:{}", change.host, change.port);
+        let domain = change.host.as_str();
+        self.change_table(at, &change.port.to_string(), |table, http| place(table, http, domain, &name, now))
+    }
+
+    /// Changes the table of this name, which must be that of the listener's first chain.
+    fn change_table(
+        &mut self,
+        at: u32,
+        name: &str,
+        change: impl FnOnce(&mut Table, &mut HttpTable) -> Option<()>,
+    ) -> Option<()> {
+        let at = at as usize;
+        let mut listener = Listener::clone(self.plan.listeners.get(at)?);
+        let mut tables = Tables::clone(self.tables.get(at)?);
+        let Target::Http(http) = &mut listener.chains.first_mut()?.target else { return None };
+        if *http.name != *name {
+            return None;
+        }
+        let table = tables.first_mut()?.as_mut()?;
+        change(Arc::make_mut(table), Arc::make_mut(http))?;
+        Arc::make_mut(&mut self.plan).listeners.set(at, listener);
+        self.tables.set(at, tables);
+        Some(())
+    }
+}
+
+/// Puts a virtual host into the place of the one of this name, which is found by a domain that it has; `None` where others
+/// are concerned.
+fn place(
+    table: &mut Table,
+    http: &mut HttpTable,
+    domain: &str,
+    name: &str,
+    now: Option<Arc<VirtualHost>>,
+) -> Option<()> {
+    let known = if domain == "*" { (!http.hosts.is_empty()).then_some(0) } else { table.hosts.exact(domain) };
+    match (known.map(|at| at as usize), now) {
+        (None, None) => Some(()),
+        (Some(at), Some(now)) => {
+            let before = &http.hosts[at];
+            if *before.name != *name || before.domains != now.domains {
+                return None;
+            }
+            table.routes.set(at, routes(&now));
+            http.hosts.set(at, now);
+            Some(())
+        }
+        (None, Some(now)) => {
+            if now.domains.iter().any(|domain| domain.is_wildcard() || table.hosts.exact(domain.as_str()).is_some()) {
+                return None;
+            }
+            table.routes.push(routes(&now));
+            http.hosts.push(now);
+            table.hosts = Arc::new(hosts(http));
+            Some(())
+        }
+        (Some(at), None) => {
+            if *http.hosts[at].name != *name {
+                return None;
+            }
+            let (host, routes) = (http.hosts.pop()?, table.routes.pop()?);
+            http.hosts.set(at, host);
+            table.routes.set(at, routes);
+            table.hosts = Arc::new(hosts(http));
+            Some(())
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Everything here is a pure function of names and content, so that two runs give the same pods and addresses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 use crate::model::pod::{PodCondition, PodStatus};
@@ -19,29 +19,47 @@ const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 /// A made pod has a name as Kubernetes would give it (`nginx-deployment-d4d4f9577-9dlvp`), an address in
 /// `10.244.0.0/16`, and is ready.
 pub fn pods(resources: &Resources) -> Vec<Pod> {
-    let mut pods: Vec<Pod> = Vec::new();
-    let mut deployments: Vec<&Deployment> = Vec::new();
-    for resource in resources.iter() {
-        match resource.object {
-            Object::Pod(pod) => pods.push(pod.clone()),
-            Object::Deployment(deployment) => deployments.push(deployment),
-            _ => {}
+    let mut pods: Vec<Pod> = loaded(resources).cloned().collect();
+    pods.extend(made_pods(resources));
+    pods
+}
+
+fn loaded(resources: &Resources) -> impl Iterator<Item = &Pod> {
+    resources.iter().filter_map(|resource| match resource.object {
+        Object::Pod(pod) => Some(pod),
+        _ => None,
+    })
+}
+
+/// The pods that Deployments stand for.
+pub(crate) fn made_pods(resources: &Resources) -> Vec<Pod> {
+    let deployments = resources.iter().filter_map(|resource| match resource.object {
+        Object::Deployment(deployment) => Some(deployment),
+        _ => None,
+    });
+    let mut by_label: HashMap<(&str, &str, &str), Vec<&Pod>> = HashMap::new();
+    for pod in loaded(resources) {
+        for (key, value) in &pod.metadata.labels {
+            by_label.entry((&pod.metadata.namespace, key, value)).or_default().push(pod);
         }
     }
-    let loaded = pods.len();
-    let mut addresses: BTreeSet<Ipv4Addr> = pods.iter().filter_map(|pod| pod_ip(pod)?.parse().ok()).collect();
+    let mut addresses: BTreeSet<Ipv4Addr> = loaded(resources).filter_map(|pod| pod_ip(pod)?.parse().ok()).collect();
+    let mut made = Vec::new();
     for deployment in deployments {
-        if pods[..loaded].iter().any(|pod| belongs(pod, deployment)) {
+        let label = wanted(deployment).first_key_value();
+        let place = label.map(|(key, value)| (deployment.metadata.namespace.as_str(), key.as_str(), value.as_str()));
+        let own = place.and_then(|place| by_label.get(&place)).into_iter().flatten();
+        if own.into_iter().any(|pod| belongs(pod, deployment)) {
             continue;
         }
         for index in 0..deployment.spec.replicas.unwrap_or(1).min(MAX_REPLICAS) {
             let mut pod = made_pod(deployment, index);
             let address = free_address([10, 244], &pod.metadata, &mut addresses);
             pod.status = Some(ready_status(&address.to_string()));
-            pods.push(pod);
+            made.push(pod);
         }
     }
-    pods
+    made
 }
 
 /// More pods of one Deployment than this are not made: offline, nobody needs them.
@@ -64,11 +82,15 @@ pub(crate) fn target_port(port: &ServicePort, pod: Option<&Pod>) -> u16 {
 
 /// Whether a pod belongs to a Deployment: same namespace, and its selector's labels on it.
 pub fn belongs(pod: &Pod, deployment: &Deployment) -> bool {
-    let wanted = deployment.spec.selector.as_ref().map(|selector| &selector.match_labels);
-    let wanted = wanted.filter(|labels| !labels.is_empty()).unwrap_or(&deployment.spec.template.metadata.labels);
+    let wanted = wanted(deployment);
     pod.metadata.namespace == deployment.metadata.namespace
         && !wanted.is_empty()
         && has_labels(&pod.metadata.labels, wanted)
+}
+
+fn wanted(deployment: &Deployment) -> &BTreeMap<String, String> {
+    let wanted = deployment.spec.selector.as_ref().map(|selector| &selector.match_labels);
+    wanted.filter(|labels| !labels.is_empty()).unwrap_or(&deployment.spec.template.metadata.labels)
 }
 
 /// Whether all of `wanted` are among `labels`.

@@ -130,6 +130,7 @@ mod roll;
 mod router;
 mod table;
 pub mod validate;
+mod views;
 pub mod yaml;
 
 pub use compile::PlanError;
@@ -146,6 +147,7 @@ pub use resolve::{Mesh, OutboundPolicy, Precedence, Resolution, Viewpoint, Viewp
 pub use resources::{Applied, Reader, Resource, Resources, files_below};
 pub use roll::{Purpose, Roll};
 pub use router::Router;
+pub use views::Views;
 pub use yaml::Reading;
 
 /// The README's examples, compiled.

@@ -285,6 +285,17 @@ impl Resources {
         self.entries.get(reference).map(|entry| &*entry.object)
     }
 
+    /// A resource by its name, shared, with its order.
+    pub(crate) fn shared(&self, reference: &ResourceRef) -> Option<(Arc<Object>, u64)> {
+        self.entries.get(reference).map(|entry| (entry.object.clone(), entry.applied))
+    }
+
+    /// A resource by its name, with its order.
+    pub(crate) fn get<'a>(&'a self, reference: &ResourceRef) -> Option<Resource<'a>> {
+        let (reference, entry) = self.entries.get_key_value(reference)?;
+        Some(Resource { object: &entry.object, reference, applied: entry.applied })
+    }
+
     /// All resources, by kind, namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = Resource<'_>> {
         let resource = |(reference, entry)| (reference, entry);

@@ -29,7 +29,7 @@ pub struct Router {
 pub(crate) type Tables = Vec<Option<Arc<Table>>>;
 
 /// The indexes of one [`HttpTable`]. Shared with the router before where nothing changed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
     /// From a domain to the place of its virtual host.
     pub(crate) hosts: Arc<HostIndex>,

@@ -8,6 +8,7 @@
 //! over a wire is checked again when it is compiled.
 
 mod action;
+mod canonical;
 mod chain;
 mod cluster;
 mod condition;

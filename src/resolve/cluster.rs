@@ -1,53 +1,103 @@
 //! The clusters that routes name, each once: which exist, with which endpoints and policy.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::destination_rule::{Rule, Rules};
 use super::registry::{Kind, Member, Registry, Service};
+use super::world::World;
 use super::{Mesh, Viewpoint};
 use crate::diagnostic::Diagnostic;
 use crate::kubernetes::has_labels;
 use crate::model::destination_rule::Subset;
 use crate::plan::{Cluster, Endpoint, HashKey, List, LoadBalancer};
 
-/// What one client's routes name so far.
-pub(super) struct Clusters<'r> {
-    pub(super) registry: &'r Registry,
-    rules: &'r Rules,
-    viewpoint: &'r Viewpoint,
-    mesh: &'r Mesh,
-    index: HashMap<(Rc<str>, Rc<str>, u16), u32>,
+/// The clusters that were named, kept from change to change: each keeps its place in the list.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    by_host: HashMap<Arc<str>, Vec<Place>>,
     list: List<Cluster>,
 }
 
+/// Subset and port of a cluster, and its place in the list.
+type Place = (Arc<str>, u16, u32);
+
+impl Known {
+    fn find(&self, host: &str, subset: &str, port: u16) -> Option<u32> {
+        let of_host = self.by_host.get(host)?.iter();
+        of_host.clone().find(|(known, number, _)| **known == *subset && *number == port).map(|&(.., id)| id)
+    }
+
+    fn add(&mut self, cluster: Cluster) -> u32 {
+        let id = self.list.len() as u32;
+        let entry = (cluster.subset.clone(), cluster.port, id);
+        self.by_host.entry(cluster.host.clone()).or_default().push(entry);
+        self.list.push(cluster);
+        id
+    }
+
+    /// All of them, each in its place.
+    pub(super) fn list(&self) -> &List<Cluster> {
+        &self.list
+    }
+}
+
+/// What one client's routes name so far.
+pub(super) struct Clusters<'r> {
+    pub(super) registry: &'r Registry,
+    world: &'r World,
+    rules: &'r Rules,
+    viewpoint: &'r Viewpoint,
+    mesh: &'r Mesh,
+    pub(super) known: Known,
+}
+
 impl<'r> Clusters<'r> {
-    pub(super) fn new(registry: &'r Registry, rules: &'r Rules, viewpoint: &'r Viewpoint, mesh: &'r Mesh) -> Self {
-        Clusters { registry, rules, viewpoint, mesh, index: HashMap::new(), list: List::new() }
+    pub(super) fn new(
+        (world, registry, rules): (&'r World, &'r Registry, &'r Rules),
+        viewpoint: &'r Viewpoint,
+        mesh: &'r Mesh,
+    ) -> Self {
+        Clusters { registry, world, rules, viewpoint, mesh, known: Known::default() }
+    }
+
+    /// Goes on with the clusters that were named before.
+    pub(super) fn with(self, known: Known) -> Self {
+        Clusters { known, ..self }
     }
 
     /// The index of a cluster, made if it is new.
     pub(super) fn intern(&mut self, host: &str, subset: &str, port: u16) -> u32 {
         let host = self.stands_for(host);
-        let key: (Rc<str>, Rc<str>, u16) = (host.as_str().into(), subset.into(), port);
-        if let Some(&known) = self.index.get(&key) {
+        if let Some(known) = self.known.find(&host, subset, port) {
             return known;
         }
-        let id = self.list.len() as u32;
         let made = self.make(&host, subset, port);
-        self.list.push(made);
-        self.index.insert(key, id);
-        id
+        self.known.add(made)
+    }
+
+    /// Makes the clusters of a host again, each in its place.
+    pub(super) fn renew(&mut self, host: &str) {
+        for (subset, port, id) in self.known.by_host.get(host).cloned().unwrap_or_default() {
+            let made = self.make(host, &subset, port);
+            self.known.list.set(id as usize, made);
+        }
+    }
+
+    /// A service of this host, where there are such but none that the client sees.
+    fn hidden(&self, host: &str) -> Option<&Arc<Service>> {
+        if self.registry.find(host).is_some() { None } else { self.world.any(host) }
     }
 
     /// Whether a cluster is of a service that is there, but not for this client.
     pub(super) fn hides(&self, id: u32) -> bool {
-        self.registry.hidden(&self.list[id as usize].host).is_some()
+        self.hidden(&self.known.list[id as usize].host).is_some()
     }
 
     /// Why a request for a cluster is refused, if it is.
     pub(super) fn fault(&self, id: u32) -> Option<Diagnostic> {
-        let cluster = &self.list[id as usize];
+        let cluster = &self.known.list[id as usize];
         if cluster.takes_traffic() {
             return None;
         }
@@ -97,7 +147,7 @@ impl<'r> Clusters<'r> {
 
     fn unknown_host(&self, cluster: &Cluster, refused: &str) -> Diagnostic {
         let host = &cluster.host;
-        if let Some(hidden) = self.registry.hidden(host) {
+        if let Some(hidden) = self.hidden(host) {
             let message =
                 format!("{} is not exported to namespace `{}`; {refused}", hidden.resource, self.viewpoint.namespace);
             return Diagnostic::error("unknown-host", message).remedy("export the service to the client's namespace");
@@ -111,14 +161,10 @@ impl<'r> Clusters<'r> {
         Diagnostic::error("unknown-host", message).remedy(remedy)
     }
 
-    pub(super) fn into_list(self) -> List<Cluster> {
-        self.list
-    }
-
     /// An ExternalName service stands for the host that it names.
-    fn stands_for(&self, host: &str) -> String {
+    fn stands_for<'h>(&self, host: &'h str) -> Cow<'h, str> {
         let alias = self.registry.find(host).and_then(|service| service.alias_of.clone());
-        alias.unwrap_or_else(|| host.to_string())
+        alias.map_or(Cow::Borrowed(host), Cow::Owned)
     }
 
     /// The rule that speaks for a host, if there is a service of this name.

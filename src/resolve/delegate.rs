@@ -9,19 +9,25 @@ use super::virtual_service::{Rule, export, gateway_name, qualify_destinations};
 use super::{Findings, Mesh};
 use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::model::virtual_service::{HttpMatchRequest, HttpRoute};
-use crate::model::{StringMatch, VirtualService};
+use crate::model::{Object, StringMatch};
+use crate::resources::Resources;
 
 /// The delegate's rules in place of the root's; none where there is no usable delegate.
 pub(super) fn expand(
     root: &Rule,
     namespace: &str,
-    delegates: &BTreeMap<(&str, &str), &VirtualService>,
+    resources: &Resources,
     mesh: &Mesh,
     findings: &mut Findings,
 ) -> Vec<Rule> {
     let Some(delegate) = &root.rule.delegate else { return Vec::new() };
     let home = if delegate.namespace.is_empty() { namespace } else { &delegate.namespace };
-    let usable = delegates.get(&(home, delegate.name.as_str())).filter(|found| export(found, mesh).reaches(namespace));
+    let written_in = Arc::new(ResourceRef::new("VirtualService", home, &delegate.name));
+    let usable = match resources.find(&written_in) {
+        Some(Object::VirtualService(found)) if found.spec.hosts.is_empty() => Some(found),
+        _ => None,
+    };
+    let usable = usable.filter(|found| export(found, mesh).reaches(namespace));
     let Some(found) = usable else {
         let message = format!("there is no delegate `{home}/{}` that is exported to `{namespace}`", delegate.name);
         let finding =
@@ -29,7 +35,6 @@ pub(super) fn expand(
         findings.push(finding.remedy("the rule has no effect until there is one"));
         return Vec::new();
     };
-    let written_in = Arc::new(ResourceRef::new("VirtualService", home, &delegate.name));
     let mut rules = Vec::new();
     for (index, rule) in found.spec.http.iter().enumerate() {
         let Some(rule) = rule else { continue };

@@ -1,6 +1,6 @@
 //! Which DestinationRule speaks for a service, and what it says of one cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,18 +32,45 @@ pub(super) struct Rule {
 
 /// All DestinationRules, as clients look them up.
 #[derive(Debug, Default)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     /// By namespace: what clients of that namespace may use.
-    local: BTreeMap<String, Vec<Rule>>,
+    local: BTreeMap<String, ByHost>,
     /// By namespace: what clients of others may use too.
-    exported: BTreeMap<String, Vec<Rule>>,
+    exported: BTreeMap<String, ByHost>,
     /// What only clients of the root namespace may use.
-    root_local: Vec<Rule>,
+    root_local: ByHost,
+    /// What was found wrong with them.
+    pub(super) findings: Findings,
+}
+
+/// Rules by their host.
+#[derive(Debug, Default)]
+struct ByHost {
+    rules: HashMap<HostPattern, Vec<Rule>>,
+    /// The wildcards among the hosts, the most specific first.
+    wildcards: Vec<HostPattern>,
+}
+
+impl ByHost {
+    fn add(&mut self, rule: Rule, findings: &mut Findings) {
+        if rule.host.is_wildcard()
+            && let Err(at) = self.wildcards.binary_search_by(|known| known.by_specificity(&rule.host))
+        {
+            self.wildcards.insert(at, rule.host.clone());
+        }
+        merge(self.rules.entry(rule.host.clone()).or_default(), rule, findings);
+    }
+
+    /// The rules of the host string that names a service most exactly.
+    fn most_specific(&self, service: &HostPattern) -> &[Rule] {
+        let covering = || self.rules.get(self.wildcards.iter().find(|host| service.is_within(host))?);
+        self.rules.get(service).or_else(covering).map_or(&[], Vec::as_slice)
+    }
 }
 
 impl Rules {
     /// Reads rules out of resources, oldest first (istio `SetDestinationRules`).
-    pub(super) fn new(resources: &Resources, mesh: &Mesh, findings: &mut Findings) -> Self {
+    pub(crate) fn new(resources: &Resources, mesh: &Mesh) -> Self {
         let mut written: Vec<(&DestinationRule, &ResourceRef)> = resources
             .iter()
             .filter_map(|resource| match resource.object {
@@ -55,11 +82,11 @@ impl Rules {
             let selects = rule.spec.workload_selector.is_some();
             (!selects, rule.metadata.creation_timestamp, resource.name.clone(), resource.namespace.clone())
         });
-        let mut rules = Rules::default();
+        let (mut rules, mut findings) = (Rules::default(), Findings::new());
         for (rule, resource) in written {
-            rules.add(rule, resource, mesh, findings);
+            rules.add(rule, resource, mesh, &mut findings);
         }
-        rules
+        Rules { findings, ..rules }
     }
 
     fn add(&mut self, written: &DestinationRule, resource: &ResourceRef, mesh: &Mesh, findings: &mut Findings) {
@@ -82,13 +109,13 @@ impl Rules {
         let rule = Rule { host, export_to, selector, policy: written.spec.traffic_policy.clone(), subsets, resource };
         let private = rule.is_private(namespace, mesh);
         if private && *namespace == mesh.root_namespace {
-            merge(&mut self.root_local, rule.clone(), findings);
+            self.root_local.add(rule.clone(), findings);
         }
         if rule.reaches_own(namespace) {
-            merge(self.local.entry(namespace.clone()).or_default(), rule.clone(), &mut Findings::default());
+            self.local.entry(namespace.clone()).or_default().add(rule.clone(), &mut Findings::default());
         }
         if !private {
-            merge(self.exported.entry(namespace.clone()).or_default(), rule, findings);
+            self.exported.entry(namespace.clone()).or_default().add(rule, findings);
         }
     }
 
@@ -100,10 +127,11 @@ impl Rules {
         } else {
             self.local.get(&client.namespace)
         };
-        let own = own.map(|rules| most_specific(rules, host)).filter(|found| !found.is_empty());
+        let own =
+            own.map(|rules| rules.most_specific(host).iter().collect::<Vec<_>>()).filter(|found| !found.is_empty());
         let elsewhere = |namespace: &str| {
-            let found = most_specific(self.exported.get(namespace)?, host);
-            let seen: Vec<_> = found.into_iter().filter(|rule| rule.reaches(&client.namespace)).collect();
+            let found = self.exported.get(namespace)?.most_specific(host);
+            let seen: Vec<_> = found.iter().filter(|rule| rule.reaches(&client.namespace)).collect();
             (!seen.is_empty()).then_some(seen)
         };
         let found = own.or_else(|| elsewhere(namespace)).or_else(|| elsewhere(&mesh.root_namespace))?;
@@ -113,7 +141,7 @@ impl Rules {
     }
 }
 
-/// Joins a rule with those of its host, or lets it stand beside them (istio `mergeDestinationRule`).
+/// Joins a rule with the others of its host, or lets it stand beside them (istio `mergeDestinationRule`).
 fn merge(rules: &mut Vec<Rule>, rule: Rule, findings: &mut Findings) {
     let mut apart = true;
     for known in rules.iter_mut().filter(|known| known.host == rule.host) {
@@ -177,15 +205,6 @@ fn note_merge(known: &Rule, rule: &Rule, findings: &mut Findings) {
                 .remedy(remedy),
         );
     }
-}
-
-fn most_specific<'r>(rules: &'r [Rule], host: &HostPattern) -> Vec<&'r Rule> {
-    let best = rules
-        .iter()
-        .map(|rule| &rule.host)
-        .filter(|pattern| *pattern == host || (pattern.is_wildcard() && host.is_within(pattern)))
-        .min_by(|a, b| a.by_specificity(b));
-    best.map(|best| rules.iter().filter(|rule| rule.host == *best).collect()).unwrap_or_default()
 }
 
 impl Rule {

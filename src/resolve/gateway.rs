@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::cluster::Clusters;
@@ -430,7 +429,7 @@ fn bind(written: &str) -> Option<Option<IpAddr>> {
 fn auto_passthrough(bound: &Bound<'_>, clusters: &mut Clusters<'_>) -> Vec<Chain> {
     let services = clusters.registry.visible.clone();
     let mut chains = Vec::new();
-    let covered = |service: &&Rc<Service>| {
+    let covered = |service: &&Arc<Service>| {
         let hosts = bound.hosts_for(&service.namespace);
         service.alias_of.is_none() && !service.external && hosts.iter().any(|host| service.host.is_within(host))
     };

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::cluster::Clusters;
@@ -21,7 +20,7 @@ use crate::plan::{Chain, Cidr, Destination, Listener, Origin, Target};
 /// The listeners of ports that carry no HTTP.
 pub(super) fn listeners(
     outbound: &Outbound<'_>,
-    services: &[Rc<Service>],
+    services: &[Arc<Service>],
     listeners: &mut Vec<Listener>,
     clusters: &mut Clusters<'_>,
     findings: &mut Findings,
@@ -71,7 +70,7 @@ fn add(listener: Listener, listeners: &mut Vec<Listener>) {
 /// The chains of one port of a service for what is not HTTP.
 pub(super) fn chains(
     outbound: &Outbound<'_>,
-    service: &Rc<Service>,
+    service: &Arc<Service>,
     port: u16,
     clusters: &mut Clusters<'_>,
     findings: &mut Findings,
@@ -86,7 +85,7 @@ pub(super) fn chains(
 /// One port of one service, as a sidecar listens to it.
 struct L4Place<'a> {
     outbound: &'a Outbound<'a>,
-    service: &'a Rc<Service>,
+    service: &'a Arc<Service>,
     port: u16,
 }
 
@@ -102,7 +101,7 @@ impl L4Place<'_> {
     /// All VirtualServices with a host that overlaps the service's have a say; there is no single winner. Under
     /// [`Precedence::LastApplied`] only those have that name it most exactly: an exact and a wildcard host never merge.
     fn roots(&self) -> impl Iterator<Item = &Root> {
-        let own = self.outbound.roots.iter().filter(|root| !root.tcp.is_empty() || !root.tls.is_empty());
+        let own = self.outbound.roots.opaque();
         let imported: Vec<&Root> =
             own.filter(|root| self.outbound.scope.imports_rules(root, Some(self.port))).collect();
         let hosts = || imported.iter().flat_map(|root| &root.hosts).filter(|host| host.overlaps(&self.service.host));

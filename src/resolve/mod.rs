@@ -13,28 +13,31 @@ mod lower;
 mod operators;
 mod precedence;
 mod registry;
+mod roots;
 mod scope;
 mod sidecar;
+mod view;
 mod viewpoint;
 mod virtual_service;
 mod visibility;
+mod world;
+
+pub(crate) use destination_rule::Rules;
+pub(crate) use registry::Service;
+pub(crate) use sidecar::for_any_name;
+pub(crate) use view::{Concerned, FromNothing, HostChange, Shared, View};
+pub(crate) use world::{Touched, World};
 
 pub use viewpoint::{Mesh, OutboundPolicy, Precedence, Viewpoint, ViewpointKind};
 
 use std::collections::HashSet;
 
 use crate::diagnostic::Diagnostic;
-use crate::plan::{Plan, Unmatched};
+use crate::plan::Plan;
 use crate::resources::Resources;
-use cluster::Clusters;
-use destination_rule::Rules;
-use gateway::Inbound;
-use registry::Registry;
-use scope::Scope;
-use sidecar::Outbound;
 
 /// Findings made on the way.
-type Findings = Vec<Diagnostic>;
+pub(crate) type Findings = Vec<Diagnostic>;
 
 /// What resources mean to one client, and what was found wrong with them.
 #[derive(Clone, Debug)]
@@ -61,35 +64,10 @@ impl Plan {
     /// ```
     pub fn resolve(resources: &Resources, viewpoint: &Viewpoint, mesh: &Mesh) -> Resolution {
         let mut findings = Findings::new();
-        let mut roots = virtual_service::visible(resources, &viewpoint.namespace, mesh, &mut findings);
-        let mut scope = Scope::default();
-        if viewpoint.kind == ViewpointKind::Sidecar {
-            scope = Scope::new(resources, viewpoint, mesh);
-            roots.retain(|root| root.binds("mesh") && scope.imports_rules(root, None));
-            scope.add_destinations(&roots);
-        }
-        let registry = Registry::new(resources, viewpoint, mesh, &scope);
-        let rules = Rules::new(resources, mesh, &mut findings);
-        let mut clusters = Clusters::new(&registry, &rules, viewpoint, mesh);
-        let mut plan = Plan::default();
-        match viewpoint.kind {
-            ViewpointKind::Sidecar => {
-                let policy = scope.outbound.unwrap_or(mesh.outbound);
-                let outbound = Outbound { viewpoint, mesh, roots, scope, policy };
-                plan.listeners = outbound.listeners(&mut clusters, &mut findings).into_iter().collect();
-                plan.names = sidecar::names(&outbound, &registry).into();
-                plan.unmatched = match policy {
-                    OutboundPolicy::AllowAny => Unmatched::Passthrough,
-                    OutboundPolicy::RegistryOnly => Unmatched::Blackhole,
-                };
-            }
-            ViewpointKind::Gateway => {
-                let inbound = Inbound { viewpoint, mesh, roots, resources };
-                plan.listeners = inbound.listeners(&mut clusters, &mut findings).into_iter().collect();
-                plan.unmatched = Unmatched::Reset;
-            }
-        }
-        plan.clusters = clusters.into_list();
+        let world = World::new(resources, mesh);
+        let rules = Rules::new(resources, mesh);
+        let shared = Shared { resources, world: &world, rules: &rules, mesh };
+        let (_, plan) = View::new(shared, viewpoint, &mut findings);
         Resolution { plan, findings: settled(findings, resources) }
     }
 }

@@ -3,6 +3,7 @@
 //! Source: istio `pilot/pkg/model/sidecar.go`; reference section 13.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::registry::Service;
 use super::virtual_service::Root;
@@ -73,12 +74,17 @@ impl Scope {
         }
     }
 
+    /// Whether something is imported and the rest is not.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.egress.is_some()
+    }
+
     /// Takes note of where the rules that are imported send traffic to.
-    pub(super) fn add_destinations(&mut self, roots: &[Root]) {
+    pub(super) fn add_destinations<'r>(&mut self, roots: impl Iterator<Item = &'r Root>) {
         if self.egress.is_none() {
             return;
         }
-        for destination in roots.iter().flat_map(destinations) {
+        for destination in roots.flat_map(destinations) {
             let port = destination.port.as_ref().and_then(|port| u16::try_from(port.number).ok());
             self.destinations.entry(destination.host.clone()).or_default().extend(port);
         }
@@ -92,18 +98,19 @@ impl Scope {
     }
 
     /// A service as it is seen through the scope: with the ports that are imported, if there are any.
-    pub(super) fn trim(&self, mut service: Service) -> Option<Service> {
-        let Some(egress) = &self.egress else { return Some(service) };
+    pub(super) fn trim(&self, service: &Arc<Service>) -> Option<Arc<Service>> {
+        let Some(egress) = &self.egress else { return Some(service.clone()) };
         let named = self.destinations.get(service.host.as_str());
         let wanted = |port: u16| named.is_some_and(|ports| ports.is_empty() || ports.contains(&port));
         let imported = |port: u16| {
-            egress.iter().any(|listener| handles(egress, listener, port) && listener.imports_service(&service))
+            egress.iter().any(|listener| handles(egress, listener, port) && listener.imports_service(service))
         };
         let kept: Vec<u16> =
             service.ports.iter().map(|port| port.number).filter(|port| imported(*port) || wanted(*port)).collect();
-        let alias = service.ports.is_empty() && egress.iter().any(|listener| listener.imports_service(&service));
-        service.ports.retain(|port| kept.contains(&port.number));
-        (!service.ports.is_empty() || alias).then_some(service)
+        let alias = service.ports.is_empty() && egress.iter().any(|listener| listener.imports_service(service));
+        let mut trimmed = Service::clone(service);
+        trimmed.ports.retain(|port| kept.contains(&port.number));
+        (!trimmed.ports.is_empty() || alias).then(|| Arc::new(trimmed))
     }
 }
 

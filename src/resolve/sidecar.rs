@@ -2,15 +2,15 @@
 //!
 //! Source: istio `pilot/pkg/networking/core/httproute.go` and `listener.go`; reference sections 2.5 to 2.7, 3.2, 12.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::cluster::Clusters;
 use super::lower::{self, LoweredRule, Place};
 use super::precedence::{alone, fold, note_conflict};
 use super::registry::{Kind, Protocol, Registry, Service};
+use super::roots::Roots;
 use super::scope::Scope;
 use super::virtual_service::Root;
 use super::{Findings, Mesh, OutboundPolicy, Precedence, Viewpoint, l4};
@@ -23,21 +23,29 @@ use crate::plan::{
 pub(super) struct Outbound<'a> {
     pub(super) viewpoint: &'a Viewpoint,
     pub(super) mesh: &'a Mesh,
-    /// The VirtualServices that bind to `mesh` and are imported, in the order in which they count.
-    pub(super) roots: Vec<Root>,
-    pub(super) scope: Scope,
+    /// The VirtualServices that bind to `mesh` and are imported.
+    pub(super) roots: &'a Roots,
+    pub(super) scope: &'a Scope,
     pub(super) policy: OutboundPolicy,
 }
 
 impl Outbound<'_> {
     /// All listeners: for each port with HTTP one for any address, and one for each address that is sniffed or opaque.
-    pub(super) fn listeners(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Listener> {
+    pub(super) fn listeners(
+        &self,
+        clusters: &mut Clusters<'_>,
+        contested: &mut Contested,
+        findings: &mut Findings,
+    ) -> Vec<Listener> {
         self.note_conflicts(findings);
         let services = clusters.registry.visible.clone();
         let mut listeners = Vec::new();
         for port in clusters.registry.http_ports() {
-            let table = Arc::new(self.table(port, clusters, findings));
-            let open = |service: &Rc<Service>| {
+            let (table, lost) = self.table(port, clusters, findings);
+            let by_name: HashMap<&str, &Arc<VirtualHost>> =
+                table.hosts.iter().map(|host| (&*host.name, host)).collect();
+            contested.insert(port, lost);
+            let open = |service: &Arc<Service>| {
                 let protocol = service.port(port).map(|port| port.protocol);
                 protocol == Some(Protocol::Http) || (protocol == Some(Protocol::Sniffed) && !has_own_listener(service))
             };
@@ -46,7 +54,8 @@ impl Outbound<'_> {
             }
             for service in services.iter().filter(|service| has_own_listener(service)) {
                 if service.port(port).is_some_and(|port| port.protocol == Protocol::Sniffed) {
-                    listeners.push(self.sniffed_listener(service, port, &table, clusters, findings));
+                    let own = by_name.get(format!("{}:{port}", service.host).as_str());
+                    listeners.push(self.sniffed_listener(service, port, own.copied(), clusters, findings));
                 }
             }
         }
@@ -60,7 +69,7 @@ impl Outbound<'_> {
         &self,
         port: u16,
         table: &Arc<HttpTable>,
-        services: &[Rc<Service>],
+        services: &[Arc<Service>],
         clusters: &mut Clusters<'_>,
         findings: &mut Findings,
     ) -> Listener {
@@ -68,7 +77,7 @@ impl Outbound<'_> {
         let mut chain = Chain::new(Target::Http(table.clone()));
         chain.http_only = true;
         listener.chains.push(chain);
-        let sniffed = |service: &&Rc<Service>| {
+        let sniffed = |service: &&Arc<Service>| {
             !has_own_listener(service) && service.port(port).is_some_and(|port| port.protocol == Protocol::Sniffed)
         };
         if let Some(service) = services.iter().find(sniffed) {
@@ -81,20 +90,14 @@ impl Outbound<'_> {
     /// its own; the rest goes on as it is (reference 2.7).
     fn sniffed_listener(
         &self,
-        service: &Rc<Service>,
+        service: &Arc<Service>,
         port: u16,
-        table: &HttpTable,
+        own: Option<&Arc<VirtualHost>>,
         clusters: &mut Clusters<'_>,
         findings: &mut Findings,
     ) -> Listener {
-        let name = format!("{}:{port}", service.host);
-        let own = table.hosts.iter().find(|host| *host.name == name);
-        let mut sniffed = HttpTable::new(name.as_str(), self.unclaimed());
-        sniffed.hosts.extend(own.map(|own| {
-            let mut host = (**own).clone();
-            host.domains = HostPattern::parse("*").into_iter().collect();
-            Arc::new(host)
-        }));
+        let mut sniffed = HttpTable::new(format!("{}:{port}", service.host), self.unclaimed());
+        sniffed.hosts.extend(own.map(|own| Arc::new(for_any_name(own))));
         let mut listener = Listener::new(port, l4::bind(service));
         let mut http = Chain::new(Target::Http(Arc::new(sniffed)));
         http.http_only = true;
@@ -111,8 +114,13 @@ impl Outbound<'_> {
     }
 
     /// The route table of a port: its services and, for hosts that are none, its VirtualServices.
-    fn table(&self, port: u16, clusters: &mut Clusters<'_>, findings: &mut Findings) -> HttpTable {
-        let services: Vec<Rc<Service>> = clusters
+    fn table(
+        &self,
+        port: u16,
+        clusters: &mut Clusters<'_>,
+        findings: &mut Findings,
+    ) -> (Arc<HttpTable>, HashSet<String>) {
+        let services: Vec<Arc<Service>> = clusters
             .registry
             .visible
             .iter()
@@ -130,22 +138,15 @@ impl Outbound<'_> {
         }
         let mut http = HttpTable::new(port.to_string(), self.unclaimed());
         http.hosts = table.hosts.into_iter().collect();
-        http
+        (Arc::new(http), table.contested)
     }
 
     /// The hosts that VirtualServices claim on a port, with their routes, in the order in which they count.
     fn claims<'s>(&'s self, port: u16, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Claim<'s>> {
-        let place = Place { port, gateway: "mesh", encrypted: false, viewpoint: self.viewpoint };
-        let registry = clusters.registry;
-        let on_port = |root: &&Root| {
-            let imported = self.scope.imports_rules(root, Some(port));
-            imported && (port == 80 || root.hosts.iter().any(|host| registry.serves(host, port)))
-        };
         let lowered: Vec<(&Root, Vec<LoweredRule>)> = self
             .roots
             .iter()
-            .filter(on_port)
-            .map(|root| (root, lower::rules(root, &place, clusters, findings)))
+            .map(|root| (root, self.lowered(root, port, clusters, findings)))
             .filter(|(_, rules)| !rules.is_empty())
             .collect();
         match self.mesh.precedence {
@@ -173,8 +174,24 @@ impl Outbound<'_> {
         }
     }
 
+    /// The rules of a VirtualService for a port; none where it has no say there.
+    fn lowered(
+        &self,
+        root: &Root,
+        port: u16,
+        clusters: &mut Clusters<'_>,
+        findings: &mut Findings,
+    ) -> Vec<LoweredRule> {
+        let imported = self.scope.imports_rules(root, Some(port));
+        if !imported || (port != 80 && !root.hosts.iter().any(|host| clusters.registry.serves(host, port))) {
+            return Vec::new();
+        }
+        let place = Place { port, gateway: "mesh", encrypted: false, viewpoint: self.viewpoint };
+        lower::rules(root, &place, clusters, findings)
+    }
+
     /// Gives a claim's routes to the services that it names, or, where it names none, to the host itself.
-    fn place(&self, claim: &Claim<'_>, services: &[Rc<Service>], table: &mut Assembly<'_>) {
+    fn place(&self, claim: &Claim<'_>, services: &[Arc<Service>], table: &mut Assembly<'_>) {
         if !claim.host.is_wildcard() {
             match table.registry.serving(claim.host.as_str(), table.port) {
                 Some(service) => table.add_service(service, &claim.routes),
@@ -186,6 +203,7 @@ impl Outbound<'_> {
         for service in services.iter().filter(|service| claim.host.overlaps(&service.host)) {
             covers_some = true;
             if self
+                .roots
                 .most_specific(&service.host)
                 .is_some_and(|(host, root)| host == claim.host && claim.root.is_none_or(|own| std::ptr::eq(own, root)))
             {
@@ -197,22 +215,71 @@ impl Outbound<'_> {
         }
     }
 
-    /// The host string, of all VirtualServices on whatever port, that names a service most exactly, and the first
-    /// VirtualService that has it (reference 3.2).
-    fn most_specific(&self, service: &HostPattern) -> Option<(&HostPattern, &Root)> {
-        let hosts = self.roots.iter().flat_map(|root| root.hosts.iter().map(move |host| (host, root)));
-        let fits = hosts.filter(|(host, _)| *host == service || (host.is_wildcard() && service.is_within(host)));
-        // `min_by` keeps the first of equals.
-        fits.min_by(|(a, _), (b, _)| a.by_specificity(b))
+    /// One virtual host of the table of a port, for an exact host, as it is now: with all the domains that it wants. The
+    /// same as [`Outbound::table`] makes it, where nobody else wants them.
+    pub(super) fn host(&self, host: &HostPattern, port: u16, clusters: &mut Clusters<'_>) -> Option<VirtualHost> {
+        let registry = clusters.registry;
+        let own = self.claim(host, port, clusters);
+        let (domains, routes) = match registry.serving(host.as_str(), port) {
+            None => (vec![host.as_str().to_string()], own?),
+            Some(service) => {
+                let covering = || match self.roots.most_specific(host) {
+                    Some((pattern, root)) if pattern.is_wildcard() => self.covering(pattern, root, port, clusters),
+                    _ => None,
+                };
+                let routes = own.or_else(covering).unwrap_or_else(|| vec![default_route(service, port, clusters)]);
+                (service_domains(service, registry, self), routes)
+            }
+        };
+        let real = |domain: &String| registry.serving(domain, port).is_some();
+        let domains = domains.into_iter().map(|domain| domain.to_ascii_lowercase());
+        let mut kept: Vec<HostPattern> = Vec::new();
+        for domain in domains.filter(|domain| domain == host.as_str() || !real(domain)) {
+            let parsed = HostPattern::parse(&domain).ok();
+            kept.extend(parsed.filter(|domain| !kept.contains(domain)));
+        }
+        let mut made = VirtualHost::new(format!("{host}:{port}"), kept);
+        made.routes = routes.into();
+        Some(made)
+    }
+
+    /// The routes of those that name this very host.
+    fn claim(&self, host: &HostPattern, port: u16, clusters: &mut Clusters<'_>) -> Option<Vec<Route>> {
+        let mut findings = Findings::new();
+        let mut layers = self
+            .roots
+            .naming(host)
+            .map(|root| self.lowered(root, port, clusters, &mut findings))
+            .filter(|l| !l.is_empty());
+        match self.mesh.precedence {
+            Precedence::Istio => layers.next().map(|rules| alone(&rules)),
+            Precedence::LastApplied => {
+                let layers: Vec<_> = layers.collect();
+                (!layers.is_empty()).then(|| fold(&layers.iter().map(Vec::as_slice).collect::<Vec<_>>()))
+            }
+        }
+    }
+
+    /// The routes that a wildcard has for the services that nobody names more exactly.
+    fn covering(
+        &self,
+        pattern: &HostPattern,
+        first: &Root,
+        port: u16,
+        clusters: &mut Clusters<'_>,
+    ) -> Option<Vec<Route>> {
+        match self.mesh.precedence {
+            Precedence::LastApplied => self.claim(pattern, port, clusters),
+            Precedence::Istio => {
+                let rules = self.lowered(first, port, clusters, &mut Findings::new());
+                (!rules.is_empty()).then(|| alone(&rules))
+            }
+        }
     }
 
     fn note_conflicts(&self, findings: &mut Findings) {
-        let mut by_host: BTreeMap<&HostPattern, Vec<&Root>> = BTreeMap::new();
-        for root in &self.roots {
-            for host in &root.hosts {
-                by_host.entry(host).or_default().push(root);
-            }
-        }
+        let by_host: BTreeMap<&HostPattern, Vec<&Root>> =
+            self.roots.hosts().map(|(host, claimants)| (host, claimants.collect())).collect();
         for (host, claimants) in by_host {
             note_conflict(host, &claimants, false, self.mesh.precedence, findings);
         }
@@ -227,6 +294,16 @@ struct Claim<'a> {
     routes: Arc<[Route]>,
 }
 
+/// For each port, the domains that somebody wanted and did not get.
+pub(super) type Contested = HashMap<u16, HashSet<String>>;
+
+/// The same virtual host for whatever name a request has.
+pub(crate) fn for_any_name(own: &VirtualHost) -> VirtualHost {
+    let mut host = own.clone();
+    host.domains = HostPattern::parse("*").into_iter().collect();
+    host
+}
+
 /// A table in the making. The first to claim a name or a domain keeps it.
 struct Assembly<'a> {
     outbound: &'a Outbound<'a>,
@@ -236,11 +313,13 @@ struct Assembly<'a> {
     registry: &'a Registry,
     names: HashSet<String>,
     domains: HashSet<String>,
+    /// What somebody wanted who was not the first.
+    contested: HashSet<String>,
     hosts: Vec<Arc<VirtualHost>>,
 }
 
 impl<'a> Assembly<'a> {
-    fn new(outbound: &'a Outbound<'a>, port: u16, services: &[Rc<Service>], registry: &'a Registry) -> Self {
+    fn new(outbound: &'a Outbound<'a>, port: u16, services: &[Arc<Service>], registry: &'a Registry) -> Self {
         Assembly {
             outbound,
             port,
@@ -248,11 +327,12 @@ impl<'a> Assembly<'a> {
             registry,
             names: HashSet::new(),
             domains: HashSet::new(),
+            contested: HashSet::new(),
             hosts: Vec::new(),
         }
     }
 
-    fn add_service(&mut self, service: &Rc<Service>, routes: &Arc<[Route]>) {
+    fn add_service(&mut self, service: &Arc<Service>, routes: &Arc<[Route]>) {
         let domains = service_domains(service, self.registry, self.outbound);
         self.add(&service.host, domains, routes);
     }
@@ -267,13 +347,15 @@ impl<'a> Assembly<'a> {
             return;
         }
         let own = host.as_str().to_ascii_lowercase();
-        let kept: Vec<HostPattern> = domains
-            .into_iter()
-            .map(|domain| domain.to_ascii_lowercase())
-            .filter(|domain| *domain == own || !self.real.contains(domain))
-            .filter(|domain| self.domains.insert(domain.clone()))
-            .filter_map(|domain| HostPattern::parse(&domain).ok())
-            .collect();
+        let mut kept: Vec<HostPattern> = Vec::new();
+        let wanted = domains.into_iter().map(|domain| domain.to_ascii_lowercase());
+        for domain in wanted.filter(|domain| *domain == own || !self.real.contains(domain)).collect::<Vec<_>>() {
+            if self.domains.insert(domain.clone()) {
+                kept.extend(HostPattern::parse(&domain));
+            } else if !kept.iter().any(|own| own.as_str() == domain) {
+                self.contested.insert(domain);
+            }
+        }
         if kept.is_empty() {
             return;
         }

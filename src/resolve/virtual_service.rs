@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::roots::Order;
 use super::visibility::{Export, note_nobody};
 use super::{Findings, Mesh, Precedence};
 use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::model::virtual_service::{HttpRoute, RouteDestination, TcpRoute, TlsRoute};
-use crate::model::{Object, Timestamp, VirtualService};
+use crate::model::{Object, VirtualService};
 use crate::name::{HostPattern, qualify};
 use crate::resources::Resources;
 
@@ -30,6 +31,17 @@ impl Root {
     /// Whether it is for a gateway: `mesh`, or `namespace/name`.
     pub(super) fn binds(&self, gateway: &str) -> bool {
         self.gateways.iter().any(|known| known == gateway)
+    }
+
+    /// The labels that its http rules ask the client for.
+    pub(super) fn source_labels(&self) -> impl Iterator<Item = (String, String)> {
+        let blocks = self.http.iter().flat_map(|rule| rule.rule.r#match.iter().flatten());
+        blocks.flat_map(|block| block.source_labels.iter().map(|(key, value)| (key.clone(), value.clone())))
+    }
+
+    /// Whether it has rules for what is not HTTP.
+    pub(super) fn is_opaque(&self) -> bool {
+        !self.tcp.is_empty() || !self.tls.is_empty()
     }
 }
 
@@ -60,37 +72,49 @@ impl Rule {
 ///
 /// Under [`Precedence::Istio`]: those private to the namespace, then those exported to it by name, then public ones,
 /// each oldest first. Under [`Precedence::LastApplied`]: in order of application.
-pub(super) fn visible(resources: &Resources, namespace: &str, mesh: &Mesh, findings: &mut Findings) -> Vec<Root> {
-    let mut written: Vec<(&VirtualService, &ResourceRef, u64)> = resources
-        .iter()
-        .filter_map(|resource| match resource.object {
-            Object::VirtualService(service) => Some((service, resource.reference, resource.applied)),
-            _ => None,
-        })
-        .collect();
-    let age = |service: &VirtualService| -> (Option<Timestamp>, String, String) {
-        let metadata = &service.metadata;
-        (metadata.creation_timestamp, metadata.name.clone(), metadata.namespace.clone())
-    };
-    for (service, resource, _) in &written {
-        note_nobody(&service.spec.export_to, resource, findings);
+pub(super) fn visible(
+    resources: &Resources,
+    namespace: &str,
+    mesh: &Mesh,
+    findings: &mut Findings,
+) -> BTreeMap<Order, Arc<Root>> {
+    let mut visible = BTreeMap::new();
+    for resource in resources.iter() {
+        let Object::VirtualService(service) = resource.object else { continue };
+        note_nobody(&service.spec.export_to, resource.reference, findings);
+        if !service.spec.hosts.is_empty() && export(service, mesh).reaches(namespace) {
+            visible.insert(order(service, namespace, resource.applied, mesh), service);
+        }
     }
+    let root = |(order, service): (Order, &VirtualService)| {
+        (order.clone(), Arc::new(root(service, order.4, resources, mesh, findings)))
+    };
+    visible.into_iter().map(root).collect()
+}
+
+/// A VirtualService as a client of a namespace sees it; `None` where it does not, or where it is a delegate.
+pub(super) fn seen(
+    service: &VirtualService,
+    applied: u64,
+    namespace: &str,
+    resources: &Resources,
+    mesh: &Mesh,
+) -> Option<(Order, Arc<Root>)> {
+    let seen = !service.spec.hosts.is_empty() && export(service, mesh).reaches(namespace);
+    let order = order(service, namespace, applied, mesh);
+    seen.then(|| (order, Arc::new(root(service, applied, resources, mesh, &mut Findings::new()))))
+}
+
+/// Where a VirtualService stands among all that a client of a namespace sees.
+pub(super) fn order(service: &VirtualService, namespace: &str, applied: u64, mesh: &Mesh) -> Order {
+    let metadata = &service.metadata;
     match mesh.precedence {
         Precedence::Istio => {
-            written.sort_by_cached_key(|(service, ..)| (distance(service, namespace, mesh), age(service)))
+            let (name, home) = (metadata.name.clone(), metadata.namespace.clone());
+            (distance(service, namespace, mesh), metadata.creation_timestamp, name, home, applied)
         }
-        Precedence::LastApplied => written.sort_by_key(|(.., applied)| *applied),
+        Precedence::LastApplied => (0, None, String::new(), String::new(), applied),
     }
-    let delegates: BTreeMap<(&str, &str), &VirtualService> = written
-        .iter()
-        .filter(|(service, ..)| service.spec.hosts.is_empty())
-        .map(|(service, ..)| ((service.metadata.namespace.as_str(), service.metadata.name.as_str()), *service))
-        .collect();
-    written
-        .iter()
-        .filter(|(service, ..)| !service.spec.hosts.is_empty() && export(service, mesh).reaches(namespace))
-        .map(|(service, resource, applied)| root(service, resource, *applied, &delegates, mesh, findings))
-        .collect()
 }
 
 /// Private to the namespace, exported to it by name, public.
@@ -106,16 +130,9 @@ pub(super) fn export(service: &VirtualService, mesh: &Mesh) -> Export {
     Export::read(&service.spec.export_to, &mesh.default_virtual_service_export_to, &service.metadata.namespace)
 }
 
-fn root(
-    service: &VirtualService,
-    resource: &ResourceRef,
-    applied: u64,
-    delegates: &BTreeMap<(&str, &str), &VirtualService>,
-    mesh: &Mesh,
-    findings: &mut Findings,
-) -> Root {
+fn root(service: &VirtualService, applied: u64, resources: &Resources, mesh: &Mesh, findings: &mut Findings) -> Root {
     let namespace = &service.metadata.namespace;
-    let resource = Arc::new(resource.clone());
+    let resource = Arc::new(ResourceRef::new("VirtualService", namespace, &service.metadata.name));
     let mut hosts = Vec::new();
     for (at, written) in service.spec.hosts.iter().enumerate() {
         match HostPattern::parse(&qualify(written, namespace, &mesh.domain)) {
@@ -139,7 +156,7 @@ fn root(
             block.gateways = block.gateways.iter().map(|gateway| gateway_name(gateway, namespace)).collect();
         }
         if rule.rule.delegate.is_some() {
-            http.extend(super::delegate::expand(&rule, namespace, delegates, mesh, findings));
+            http.extend(super::delegate::expand(&rule, namespace, resources, mesh, findings));
         } else {
             qualify_destinations(&mut rule.rule, namespace, mesh);
             http.push(rule);

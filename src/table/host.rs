@@ -30,6 +30,11 @@ impl HostIndex {
         }
     }
 
+    /// The virtual host that claims this very name.
+    pub(crate) fn exact(&self, host: &str) -> Option<u32> {
+        self.exact.get(host.as_bytes()).copied()
+    }
+
     /// The virtual host that claims a name (in lower case, without port).
     pub(crate) fn find(&self, host: &[u8]) -> Option<u32> {
         self.exact.get(host).copied().or_else(|| self.wildcard(host)).or(self.any)
