@@ -81,7 +81,7 @@
 //! |---|---|
 //! | configuration is read | [`Resources`], [`Reader`], [`Reading`], [`Diagnostic`]; the types in [`model`], the syntax in [`yaml`], what a cluster adds in [`kubernetes`] |
 //! | it is worked out for a client | [`Viewpoint`], [`Mesh`], [`Precedence`], [`Resolution`], and the [`Plan`], whose parts stand in [`plan`] |
-//! | it is put in force | [`Router::compile`], [`Live`] |
+//! | it is put in force | [`Router::compile`], [`Live`]; for many clients, change by change, [`Views`] |
 //! | a request comes | [`Request`], [`Headers`], [`Roll`], [`Router::decide`]; for a whole connection [`Connection`], [`Router::connect`] |
 //! | it is answered | [`Decision`], [`Outcome`], [`Forwarded`], [`Refusal`] |
 //! | an endpoint is chosen, and it is tried again or not | [`balance`] |

@@ -18,7 +18,7 @@ proptest! {
     #![proptest_config(ProptestConfig::default())]
 
     #[test]
-    fn what_was_changed_is_what_is_made_from_nothing(data in proptest::collection::vec(any::<u8>(), 0..400)) {
+    fn what_was_changed_is_what_is_made_from_nothing(data in proptest::collection::vec(any::<u8>(), 0..250)) {
         check(&data);
     }
 }
