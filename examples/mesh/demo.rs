@@ -11,7 +11,7 @@ use meshroute::Diagnostic;
 
 use crate::Failure;
 use crate::client::{self, Answer};
-use crate::node::{Room, Running};
+use crate::node::{Room, Running, Settings};
 use crate::paper::Paper;
 use crate::serve::{scenario, stop_asked};
 use crate::status::Status;
@@ -128,7 +128,7 @@ pub async fn run() -> Result<(), Failure> {
     let folder = room.path("nginx-canary");
     copy(&scenario(), &folder)?;
     let started = Instant::now();
-    let mesh = Running::start(&folder, room)?;
+    let mesh = Running::start(&folder, room, Settings::default())?;
     let mut tour = Tour { mesh, folder, paper: Paper::new(), readings: 0, sidecar: None, known: Vec::new() };
     let outcome = tokio::select! {
         outcome = tour.guide(started) => outcome,

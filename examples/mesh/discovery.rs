@@ -6,20 +6,24 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use meshroute::{Reader, Reading, Resources};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::args::Args;
+use crate::history::History;
+use crate::pilot::Pilot;
+use crate::scene::Scene;
 use crate::wire::{self, Hello, MAX_SHORT_LINE, Part, Push, Reply};
 use crate::world::{Subscriber, World};
-use crate::{Failure, session, status};
+use crate::{Failure, dashboard, history, session, status};
 
 /// How often the folder is looked at. A change counts once it has stood still for as long.
 const LOOK: Duration = Duration::from_millis(150);
@@ -29,6 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What all tasks share.
 pub struct Shared {
     world: Mutex<World>,
+    history: Mutex<History>,
+    pilot: Mutex<Pilot>,
+    scene: Mutex<Arc<Scene>>,
+    /// Where the page is.
+    pub page: SocketAddr,
     /// Says that something has changed.
     changed: watch::Sender<()>,
 }
@@ -38,6 +47,23 @@ impl Shared {
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// What the proxies counted, for a moment.
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Discovery's own counters, for a moment. Whoever wants the world too takes that first.
+    pub fn pilot(&self) -> MutexGuard<'_, Pilot> {
+        self.pilot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is in the mesh as of now. Not to be called while the world is held.
+    pub fn scene(&self) -> Arc<Scene> {
+        let mut scene = self.scene.lock().unwrap_or_else(PoisonError::into_inner);
+        dashboard::scene(self, &mut scene);
+        Arc::clone(&scene)
+    }
 }
 
 /// Runs discovery on `--dir`. `--state` is where it keeps, for its next life, what was applied in which order.
@@ -46,11 +72,19 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let _parent = session::parent();
     let (api, api_address) = wire::bind(args.port_of("api")).await?;
     let (page, page_address) = wire::bind(args.port_of("status")).await?;
-    let world = World::new(&folder, remembered(&state));
-    let shared = Arc::new(Shared { world: Mutex::new(world), changed: watch::Sender::new(()) });
+    let shared = Arc::new(Shared {
+        world: Mutex::new(World::new(&folder, remembered(&state))),
+        history: Mutex::new(History::new()),
+        pilot: Mutex::new(Pilot::new()),
+        scene: Mutex::default(),
+        page: page_address,
+        changed: watch::Sender::new(()),
+    });
     tokio::spawn(status::serve(page, Arc::clone(&shared)));
+    open_page(args, &shared).await?;
     tokio::spawn(watch_folder(folder, state, Arc::clone(&shared)));
     tokio::spawn(warm_up(Arc::clone(&shared)));
+    tokio::spawn(history::follow(Arc::clone(&shared)));
     let listening = [("api", api_address), ("status", page_address)];
     session::report(listening.map(|(name, address)| (name.to_string(), address.port())).into())?;
     for id in 1.. {
@@ -58,6 +92,15 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
             Ok((stream, _)) => drop(tokio::spawn(serve(id, stream, Arc::clone(&shared)))),
             Err(_) => tokio::time::sleep(LOOK).await,
         }
+    }
+    Ok(())
+}
+
+/// A second door to the page, where `--address` wants one.
+async fn open_page(args: &Args, shared: &Arc<Shared>) -> Result<(), Failure> {
+    for address in args.all("address") {
+        let listener = TcpListener::bind(address).await.map_err(|error| format!("`{address}`: {error}"))?;
+        tokio::spawn(status::serve(listener, Arc::clone(shared)));
     }
     Ok(())
 }
@@ -149,10 +192,10 @@ async fn serve(id: u64, stream: TcpStream, shared: Arc<Shared>) {
 }
 
 fn enter(id: u64, hello: Hello, shared: &Shared) {
-    let is_pod = matches!(hello.part, Part::Pod { .. });
-    let (part, pid) = (hello.part, hello.pid);
+    let Hello { part, pid, admin } = hello;
+    let is_pod = matches!(part, Part::Pod { .. });
     let mut world = shared.world();
-    let subscriber = Subscriber { part, pid, seen: 0, sent: (0, 0), acked: 0, nack: None, findings: Vec::new() };
+    let subscriber = Subscriber { part, pid, admin, seen: 0, sent: (0, 0), acked: 0, nack: None, findings: Vec::new() };
     world.subscribers.insert(id, subscriber);
     if is_pod {
         world.rebuild();
@@ -201,6 +244,7 @@ fn next(id: u64, part: &Part, last: &Option<Value>, nonce: u64, shared: &Shared)
         return None;
     }
     subscriber.sent = (version, nonce);
+    shared.pilot().pushes += 1;
     Some((version, body))
 }
 
@@ -209,12 +253,17 @@ async fn hear(id: u64, lines: &mut tokio::sync::mpsc::Receiver<Value>, shared: &
     while let Some(line) = lines.recv().await {
         let Ok(reply) = serde_json::from_value::<Reply>(line) else { return };
         let mut world = shared.world();
+        let changed = world.changed;
         let Some(subscriber) = world.subscribers.get_mut(&id) else { return };
         if reply.nonce != subscriber.sent.1 {
             continue;
         }
         if reply.error.is_none() {
             subscriber.acked = subscriber.sent.0;
+            let after = changed.elapsed();
+            shared.pilot().converged(after);
+        } else {
+            shared.pilot().rejects += 1;
         }
         subscriber.nack = reply.error;
     }

@@ -4,10 +4,9 @@
 //! request goes is never decided here. Sidecars and gateways share it; they differ in what they take as the question.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
@@ -23,8 +22,10 @@ use tokio::time::timeout;
 
 use crate::message;
 use crate::pool::{Body, Lost, Pool};
+use crate::record::{self, Record, Telemetry};
 use crate::retry::{self, Cargo, Tried};
 use crate::wire::Routes;
+use crate::workload::{Service, UNKNOWN, Workload};
 use crate::world::rule_key;
 
 /// How long a connection may take to be made where no rule says it.
@@ -36,8 +37,11 @@ const MIRROR_PATIENCE: Duration = Duration::from_secs(60);
 pub struct Config {
     /// Where requests go.
     pub router: Router,
+    /// File and line of each rule.
+    pub places: BTreeMap<String, String>,
     underlay: BTreeMap<SocketAddr, SocketAddr>,
-    places: BTreeMap<String, String>,
+    own: Arc<Workload>,
+    workloads: BTreeMap<IpAddr, Arc<Workload>>,
 }
 
 impl Config {
@@ -47,7 +51,15 @@ impl Config {
             return Err(format!("{real} is not on loopback"));
         }
         let router = Router::compile(routes.plan).map_err(|error| error.to_string())?;
-        Ok(Config { router, underlay: routes.underlay, places: routes.places })
+        let workloads = routes.workloads.into_iter().map(|(ip, workload)| (ip, Arc::new(workload))).collect();
+        let (underlay, places, own) = (routes.underlay, routes.places, Arc::new(routes.own));
+        Ok(Config { router, places, underlay, own, workloads })
+    }
+
+    /// Whose pod an endpoint is.
+    fn workload(&self, endpoint: &Endpoint) -> Arc<Workload> {
+        let known = endpoint.socket().and_then(|socket| self.workloads.get(&socket.ip()));
+        known.map_or_else(|| Arc::new(Workload::unknown()), Arc::clone)
     }
 
     /// Where a made-up address really is. This mesh reaches nothing beyond loopback.
@@ -61,8 +73,8 @@ impl Config {
 pub struct Station {
     /// The snapshot in force; `None` before the first.
     pub config: watch::Receiver<Option<Arc<Config>>>,
-    /// What it calls itself in the access log.
-    pub name: String,
+    /// Where it tells what it did.
+    pub telemetry: Arc<Telemetry>,
     /// The connections to upstreams.
     pub pool: Arc<Pool>,
 }
@@ -105,7 +117,7 @@ struct Answer {
     response: Response<Body>,
     flags: String,
     reason: String,
-    upstream: String,
+    upstream: Option<Endpoint>,
 }
 
 impl Answer {
@@ -116,7 +128,7 @@ impl Answer {
         if !response.body().is_end_stream() {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
-        Answer { response, flags: flags.into(), reason: String::new(), upstream: "-".into() }
+        Answer { response, flags: flags.into(), reason: String::new(), upstream: None }
     }
 
     /// Where the decision itself is the answer.
@@ -127,7 +139,19 @@ impl Answer {
             Outcome::Refuse(refusal) => refusal.flag.to_string(),
             _ => String::new(),
         };
-        Answer { response, flags, reason: String::new(), upstream: "-".into() }
+        Answer { response, flags, reason: String::new(), upstream: None }
+    }
+
+    /// Puts down what became of a request.
+    fn note(&self, record: &mut Record) {
+        record.flags.clone_from(&self.flags);
+        record.reason.clone_from(&self.reason);
+        let endpoint = self.upstream.as_ref();
+        record.upstream_host = endpoint.map(ToString::to_string).unwrap_or_default();
+        let came_back = endpoint.is_some() && (self.flags.is_empty() || self.flags == "URX");
+        if record.details.is_empty() {
+            record.details = if came_back { "via_upstream".into() } else { record::details(&self.flags).into() };
+        }
     }
 
     fn because(mut self, reason: impl Into<String>) -> Self {
@@ -151,36 +175,24 @@ impl Answer {
 
 impl Station {
     async fn answer(&self, door: Door, request: Request<Incoming>) -> Response<Body> {
-        let started = Instant::now();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let mut record = Record::begin(&self.telemetry, &mut parts);
         let answer = match question(door, &parts) {
-            Ok(question) => self.route(door, &question, &parts, body).await,
+            Ok(question) => self.route(door, &question, &parts, body, &mut record).await,
             Err((status, text)) => Answer::refused(status, text),
         };
-        self.log(&parts, &answer, started.elapsed());
-        answer.labelled()
+        answer.note(&mut record);
+        record.answered(answer.labelled())
     }
 
-    /// One line for each request. A log that cannot be written is no reason to fail.
-    fn log(&self, parts: &Parts, answer: &Answer, took: Duration) {
-        let host = parts.headers.get(header::HOST).map_or("-".into(), |host| String::from_utf8_lossy(host.as_bytes()));
-        let flags = if answer.flags.is_empty() { "-" } else { &answer.flags };
-        let line = format!(
-            "{} {} {} \"{} {}\" {} {flags} {}ms {} ({})",
-            time_of_day(),
-            self.name,
-            host,
-            parts.method,
-            parts.uri,
-            answer.response.status().as_u16(),
-            took.as_millis(),
-            answer.upstream,
-            answer.reason,
-        );
-        let _ = writeln!(std::io::stderr(), "{line}");
-    }
-
-    async fn route(&self, door: Door, question: &Question, parts: &Parts, body: Incoming) -> Answer {
+    async fn route(
+        &self,
+        door: Door,
+        question: &Question,
+        parts: &Parts,
+        body: Incoming,
+        record: &mut Record,
+    ) -> Answer {
         let config = self.config.borrow().clone();
         let Some(config) = config else {
             return Answer::refused(503, "no configuration yet");
@@ -191,6 +203,7 @@ impl Station {
             let decision = config.router.decide(&asked, &roll);
             (decision.clone(), adapter::answer(&decision, &asked), Change::of(&decision, &asked))
         };
+        note(&config, door, question, &decision, record);
         if let Some(delay) = decision.delay {
             tokio::time::sleep(delay).await;
         }
@@ -198,17 +211,50 @@ impl Station {
             (Some(response), _) => Answer::of_decision(&decision, response),
             (None, Err(error)) => Answer::refused(500, error.to_string()),
             (None, Ok(change)) => {
-                let trip = Trip { station: self, config: &config, decision: &decision, question, roll };
+                let set_out = Instant::now();
+                let trip = Trip { station: self, config: &config, decision: &decision, question, roll, record };
                 let mut answer = trip.set_out(door, outgoing(question, parts, &change), body).await;
+                if let Some(endpoint) = &answer.upstream {
+                    record.upstream_time = Some(set_out.elapsed());
+                    record.destination = config.workload(endpoint);
+                }
                 decision.edit_response(answer.response.headers_mut());
                 answer
             }
         };
         if answer.reason.is_empty() {
-            answer.reason = reason(&config, &decision);
+            answer.reason = reason(&config.places, &decision);
         }
         answer
     }
+}
+
+/// Puts down what was decided for a request.
+fn note(config: &Config, door: Door, question: &Question, decision: &Decision<'_>, record: &mut Record) {
+    record.source = Arc::clone(&config.own);
+    if let Some(route) = decision.route {
+        record.route = route.name.to_string();
+    }
+    let origin = decision.origin();
+    record.via.rule = origin.map(|origin| rule_key(&origin.written_in, &origin.field)).unwrap_or_default();
+    if let Outcome::Refuse(refusal) = &decision.outcome {
+        record.details = refusal.detail.to_string();
+    }
+    let nobodys = |name: &str| Service::nobodys(name, &question.authority);
+    record.service = match (decision.cluster(), decision.host, &decision.outcome) {
+        (Some(cluster), ..) => {
+            record.via.cluster = cluster.name.to_string();
+            Service::of_host(&cluster.host)
+        }
+        (None, Some(host), _) => Service::of_host(meshroute::host_of(&host.name)),
+        (None, None, Outcome::Passthrough) => {
+            record.via.cluster = "PassthroughCluster".into();
+            record.route = "allow_any".into();
+            nobodys("PassthroughCluster")
+        }
+        (None, None, _) if matches!(door, Door::Gateway(_)) => nobodys(UNKNOWN),
+        _ => nobodys("BlackHoleCluster"),
+    };
 }
 
 /// What a request asks for; or status and text for one that asks for nothing sensible.
@@ -265,6 +311,7 @@ struct Trip<'a> {
     decision: &'a Decision<'a>,
     question: &'a Question,
     roll: Roll,
+    record: &'a Record,
 }
 
 impl Trip<'_> {
@@ -290,7 +337,15 @@ impl Trip<'_> {
                 return Answer::made_here(503, "UH", "no healthy upstream");
             };
             let tried = match cargo.unload() {
-                Some(body) => self.attempt(socket, with(&head, body), to.cluster, retry::limit(deadline, policy)).await,
+                Some(body) => {
+                    self.attempt(
+                        socket,
+                        with(&head, self.record.receiving(body)),
+                        to.cluster,
+                        retry::limit(deadline, policy),
+                    )
+                    .await
+                }
                 None => Err(Lost::Reset),
             };
             let open = !cargo.is_spent() && !retry::is_past(deadline);
@@ -366,7 +421,7 @@ impl Trip<'_> {
         if matches!(door, Door::Proxy(own) if own == socket) {
             return Answer::refused(502, "this is the proxy itself; name a service");
         }
-        let request = with(&head, body.map_err(Into::into).boxed());
+        let request = with(&head, self.record.receiving(body.map_err(Into::into).boxed()));
         let tried = self.station.pool.send(socket, request, DIAL_PATIENCE).await;
         let endpoint = Endpoint::new(&self.question.host, self.question.port, "");
         arrived(tried, &endpoint, None, false).because(format!("nobody claims {authority}: it goes where it was sent"))
@@ -400,7 +455,7 @@ fn arrived(tried: Tried, endpoint: &Endpoint, deadline: Option<Instant>, again: 
             let body = message::Timed::new(body, deadline);
             let flags = exceeded.trim_start_matches(',').to_string();
             let response = Response::from_parts(parts, body.boxed());
-            Answer { response, flags, reason: String::new(), upstream: String::new() }
+            Answer { response, flags, reason: String::new(), upstream: None }
         }
         Err(lost) => {
             let before = "upstream connect error or disconnect/reset before headers. reset reason:";
@@ -412,15 +467,15 @@ fn arrived(tried: Tried, endpoint: &Endpoint, deadline: Option<Instant>, again: 
             Answer::made_here(status, &format!("{flag}{exceeded}"), text)
         }
     };
-    answer.upstream = format!("{} {endpoint}", endpoint.workload).trim().to_string();
+    answer.upstream = Some(endpoint.clone());
     answer
 }
 
 /// The one line that says why: which rule, where it stands, and what it leads to.
-fn reason(config: &Config, decision: &Decision<'_>) -> String {
+pub fn reason(places: &BTreeMap<String, String>, decision: &Decision<'_>) -> String {
     let rule = match (decision.origin(), decision.host) {
         (Some(origin), _) => {
-            let place = config.places.get(&rule_key(&origin.written_in, &origin.field));
+            let place = places.get(&rule_key(&origin.written_in, &origin.field));
             let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
             format!("rule {} of {}{place}", u64::from(origin.rule) + 1, origin.written_in)
         }
@@ -451,11 +506,4 @@ fn consequence(decision: &Decision<'_>) -> String {
         },
         _ => "it goes where it was sent".to_string(),
     }
-}
-
-/// `14:03:27.123`, in UTC.
-fn time_of_day() -> String {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let second = since.as_secs() % 86_400;
-    format!("{:02}:{:02}:{:02}.{:03}", second / 3600, second / 60 % 60, second % 60, since.subsec_millis())
 }

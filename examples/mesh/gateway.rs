@@ -11,27 +11,33 @@ use tokio::task::JoinHandle;
 use crate::args::Args;
 use crate::forward::{self, Config, Door, Station};
 use crate::pool::Pool;
+use crate::record::Telemetry;
 use crate::wire::{self, Part, Routes};
-use crate::{Failure, session};
+use crate::{Failure, admin, session};
 
 /// Runs the gateway in `--namespace`, whose labels are the `--label`s.
 pub async fn run(args: &Args) -> Result<(), Failure> {
     let (namespace, labels) = (args.one("namespace")?.to_string(), args.pairs("label")?);
     let discovery = session::parent();
     let (sender, config) = watch::channel(None);
-    let station = Arc::new(Station { config: config.clone(), name: "gateway".into(), pool: Arc::new(Pool::default()) });
-    let subscription = session::subscribe(Part::Gateway { namespace, labels }, discovery, move |_, routes: Routes| {
+    let telemetry = Arc::new(Telemetry::of(args)?);
+    let station = Arc::new(Station { config: config.clone(), telemetry, pool: Arc::new(Pool::default()) });
+    let (page, admin) = wire::bind(args.port_of("admin")).await?;
+    tokio::spawn(admin::serve(page, Arc::clone(&station)));
+    let part = Part::Gateway { namespace, labels };
+    let subscription = session::subscribe(part, admin.port(), discovery, move |_, routes: Routes| {
         sender.send_replace(Some(Arc::new(Config::check(routes)?)));
         Ok(())
     });
     tokio::spawn(subscription);
-    follow(config, &station, args).await
+    follow(config, &station, admin.port(), args).await
 }
 
 /// Opens and closes ports as snapshots come.
 async fn follow(
     mut config: watch::Receiver<Option<Arc<Config>>>,
     station: &Arc<Station>,
+    admin: u16,
     args: &Args,
 ) -> Result<(), Failure> {
     let mut open: BTreeMap<u16, (u16, JoinHandle<()>)> = BTreeMap::new();
@@ -52,7 +58,8 @@ async fn follow(
             let serving = forward::serve(listener, Arc::clone(station), Door::Gateway(port));
             open.insert(port, (address.port(), tokio::spawn(serving)));
         }
-        session::report(open.iter().map(|(port, (real, _))| (port.to_string(), *real)).collect())?;
+        let doors = open.iter().map(|(port, (real, _))| (port.to_string(), *real));
+        session::report(doors.chain([("admin".to_string(), admin)]).collect())?;
     }
     Ok(())
 }

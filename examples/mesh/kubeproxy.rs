@@ -49,7 +49,7 @@ struct Open {
 pub async fn run(args: &Args) -> Result<(), Failure> {
     let discovery = session::parent();
     let (sender, mut wanted) = watch::channel(Services::new());
-    let subscription = session::subscribe(Part::KubeProxy, discovery, move |_, services: Services| {
+    let subscription = session::subscribe(Part::KubeProxy, 0, discovery, move |_, services: Services| {
         match services.values().flatten().find(|socket| !socket.ip().is_loopback()) {
             Some(socket) => Err(format!("{socket} is not on loopback")),
             None => {

@@ -5,24 +5,36 @@
 //!
 //! This file is the front door: it knows the commands and nothing of what they do.
 
+mod access_log;
+mod admin;
 mod args;
 mod client;
+mod dashboard;
 mod demo;
 mod discovery;
+mod explain;
 mod forward;
 mod gateway;
+mod graph;
+mod history;
 mod kubeproxy;
 mod message;
+mod metrics;
 mod node;
 mod paper;
+mod pilot;
 mod pod;
 mod pool;
+mod precheck;
 mod proxy;
+mod record;
 mod retry;
+mod scene;
 mod serve;
 mod session;
 mod status;
 mod wire;
+mod workload;
 mod world;
 
 use std::io::Write as _;
@@ -36,6 +48,10 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
   mesh                 start the scenario nginx-canary, show what it does, and stop
   mesh serve [DIR]     keep a mesh running on a folder of YAML until Ctrl-C
                        (without DIR: on the scenario nginx-canary)
+    --access-log text|json   how requests are written down: Istio's default
+                             text form, or JSON
+    --address ADDRESS:PORT   where the page with the graph is (127.0.0.1:20001)
+  mesh precheck [DIR]  say whether this machine can run it: ports, privileges, tools
 
 With cargo: `cargo run --example mesh`, `cargo run --example mesh -- serve [DIR]`.
 
@@ -68,7 +84,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 async fn run(command: &str, args: Args) -> Result<(), Failure> {
     match command {
         "" => demo::run().await,
-        "serve" => serve::run(args.word(0)).await,
+        "serve" => serve::run(&args).await,
+        "precheck" => precheck::run(&args),
         "discovery" => discovery::run(&args).await,
         "pod" => pod::run(&args).await,
         "proxy" => proxy::run(&args).await,

@@ -3,6 +3,7 @@
 //! Knows RFC 9110's rules for intermediaries. Knows nothing of routing.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -22,7 +23,16 @@ use crate::pool::Body;
 /// How long a client may take for the head of a request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Serves HTTP/1.1 on a listener for ever.
+/// The sockets at both ends of a client's connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// This side's.
+    pub local: SocketAddr,
+    /// The client's.
+    pub remote: SocketAddr,
+}
+
+/// Serves HTTP/1.1 on a listener for ever. Requests have their [`Ends`] among their extensions.
 pub async fn serve<H, F, B>(listener: TcpListener, handler: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
@@ -31,13 +41,15 @@ where
     B::Error: Into<Failure>,
 {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, remote)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let _ = stream.set_nodelay(true);
         let handler = handler.clone();
-        let service = service_fn(move |request| {
+        let ends = stream.local_addr().ok().map(|local| Ends { local, remote });
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            ends.map(|ends| request.extensions_mut().insert(ends));
             let response = handler(request);
             async move { Ok::<_, Infallible>(response.await) }
         });

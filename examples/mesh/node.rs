@@ -16,11 +16,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::Failure;
+use crate::access_log::Encoding;
+use crate::args::Args;
 use crate::client;
 use crate::session::subscribe;
 use crate::status::Status;
 use crate::wire::{self, MAX_SHORT_LINE, Part, PodSpec, Report, Whereabouts};
 
+/// The port of discovery's page, unless it is taken: Kiali's.
+pub const DASHBOARD: u16 = 20001;
 /// The pause before a part is started again, at first and at most. One that lived for the longest pause begins anew.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
@@ -35,6 +39,61 @@ pub struct Alive {
 
 /// All parts by name: `discovery`, `gateway`, `kubeproxy`, `pod default/a`, `proxy default/a`.
 pub type Parts = BTreeMap<String, Alive>;
+
+/// What the one who starts a mesh may choose.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// How requests are written down.
+    access_log: Encoding,
+    /// Where discovery's page is to be.
+    page: Page,
+}
+
+/// Where discovery's page is to be.
+#[derive(Clone, Copy, Debug, Default)]
+enum Page {
+    /// Anywhere on loopback.
+    #[default]
+    Anywhere,
+    /// On this port of loopback, if it is free.
+    Usual(u16),
+    /// There too.
+    Here(SocketAddr),
+}
+
+impl Settings {
+    /// As the command line says.
+    pub fn of(args: &Args) -> Result<Self, String> {
+        let page = match args.all("address") {
+            [] => Page::Usual(DASHBOARD),
+            [one] => Page::Here(one.parse().map_err(|_| format!("`--address {one}` is no ADDRESS:PORT"))?),
+            _ => return Err("`--address` is given more than once".into()),
+        };
+        Ok(Settings { access_log: Encoding::parse(args.all("access-log"))?, page })
+    }
+
+    /// Where the page is wanted, if somewhere else than usual.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.page {
+            Page::Here(address) => Some(address),
+            _ => None,
+        }
+    }
+
+    /// What discovery is told of it.
+    fn of_discovery(&self) -> Vec<String> {
+        match self.page {
+            Page::Anywhere => Vec::new(),
+            Page::Usual(port) => vec!["--listen".into(), format!("status={port}")],
+            Page::Here(address) => vec!["--address".into(), address.to_string()],
+        }
+    }
+
+    /// What sidecars and gateways are told of it.
+    fn of_proxies(&self) -> [String; 2] {
+        ["--access-log".into(), self.access_log.to_string()]
+    }
+}
 
 /// What the watchers of all parts share.
 pub struct Node {
@@ -59,7 +118,7 @@ pub struct Running {
 
 impl Running {
     /// Starts a mesh on a folder. Its own files go to `room`.
-    pub fn start(folder: &Path, room: Room) -> Result<Self, Failure> {
+    pub fn start(folder: &Path, room: Room, settings: Settings) -> Result<Self, Failure> {
         let (events, heard) = mpsc::unbounded_channel();
         let log = OpenOptions::new().create(true).append(true).open(room.path("access.log"))?;
         let (program, parts) = (std::env::current_exe()?, watch::Sender::default());
@@ -69,15 +128,17 @@ impl Running {
         let state = room.path("applied.yaml").display().to_string();
         let discovery = ["discovery", "--dir", &folder.display().to_string(), "--state", &state].map(String::from);
         let gateway = ["gateway", "--namespace", "istio-system", "--label", "istio=ingressgateway"].map(String::from);
-        tasks.spawn(keep(Arc::clone(&node), "discovery".into(), discovery.into()));
-        tasks.spawn(keep(Arc::clone(&node), "gateway".into(), gateway.into()));
+        let gateway = gateway.into_iter().chain(settings.of_proxies()).collect();
+        let discovery = discovery.into_iter().chain(settings.of_discovery()).collect();
+        tasks.spawn(keep(Arc::clone(&node), "discovery".into(), discovery));
+        tasks.spawn(keep(Arc::clone(&node), "gateway".into(), gateway));
         tasks.spawn(keep(Arc::clone(&node), "kubeproxy".into(), vec!["kubeproxy".into()]));
         let (wanted, list) = watch::channel(Vec::new());
-        tasks.spawn(subscribe(Part::Node, node.discovery.subscribe(), move |_, pods: Vec<PodSpec>| {
+        tasks.spawn(subscribe(Part::Node, 0, node.discovery.subscribe(), move |_, pods: Vec<PodSpec>| {
             wanted.send_replace(pods);
             Ok(())
         }));
-        tasks.spawn(tend(node, list));
+        tasks.spawn(tend(node, settings, list));
         Ok(Running { parts, events: heard, room, node: itself, tasks })
     }
 
@@ -140,7 +201,7 @@ pub fn loopback(port: u16) -> SocketAddr {
 }
 
 /// Runs a pod and its sidecar for each on the list, and ends those that are no longer on it.
-async fn tend(node: Arc<Node>, mut list: watch::Receiver<Vec<PodSpec>>) {
+async fn tend(node: Arc<Node>, settings: Settings, mut list: watch::Receiver<Vec<PodSpec>>) {
     let mut kept: BTreeMap<String, (PodSpec, Pair)> = BTreeMap::new();
     while list.changed().await.is_ok() {
         let wanted = list.borrow_and_update().clone();
@@ -157,7 +218,7 @@ async fn tend(node: Arc<Node>, mut list: watch::Receiver<Vec<PodSpec>>) {
                 continue;
             }
             let own = tokio::spawn(keep(Arc::clone(&node), format!("pod {name}"), pod_args(&pod)));
-            let proxy = tokio::spawn(keep(Arc::clone(&node), format!("proxy {name}"), proxy_args(&pod)));
+            let proxy = tokio::spawn(keep(Arc::clone(&node), format!("proxy {name}"), proxy_args(&pod, &settings)));
             kept.insert(name, (pod, Pair([own, proxy])));
         }
     }
@@ -179,9 +240,10 @@ fn pod_args(pod: &PodSpec) -> Vec<String> {
     args
 }
 
-fn proxy_args(pod: &PodSpec) -> Vec<String> {
+fn proxy_args(pod: &PodSpec, settings: &Settings) -> Vec<String> {
     let mut args = ["proxy", "--namespace", &pod.namespace, "--pod", &pod.name].map(String::from).to_vec();
     args.extend(pod.labels.iter().flat_map(|(key, value)| ["--label".to_string(), format!("{key}={value}")]));
+    args.extend(settings.of_proxies());
     args
 }
 

@@ -60,7 +60,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
         }));
     }
     session::report(sockets.iter().map(|(port, address)| (port.to_string(), address.port())).collect())?;
-    session::subscribe(Part::Pod { namespace, name, sockets }, discovery, |_, _: IgnoredAny| Ok(())).await;
+    session::subscribe(Part::Pod { namespace, name, sockets }, 0, discovery, |_, _: IgnoredAny| Ok(())).await;
     Ok(())
 }
 

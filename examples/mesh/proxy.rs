@@ -10,8 +10,9 @@ use tokio::sync::watch;
 use crate::args::Args;
 use crate::forward::{self, Config, Door, Station};
 use crate::pool::Pool;
+use crate::record::Telemetry;
 use crate::wire::{self, Part, Routes};
-use crate::{Failure, session};
+use crate::{Failure, admin, session};
 
 /// Runs the sidecar of `--pod` in `--namespace`, whose labels are the `--label`s.
 pub async fn run(args: &Args) -> Result<(), Failure> {
@@ -20,10 +21,15 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let discovery = session::parent();
     let (listener, address) = wire::bind(args.port_of("http_proxy")).await?;
     let (sender, config) = watch::channel(None);
-    let station = Station { config, name: pod.clone(), pool: Arc::new(Pool::default()) };
-    tokio::spawn(forward::serve(listener, Arc::new(station), Door::Proxy(address)));
-    session::report([("http_proxy".to_string(), address.port())].into())?;
-    session::subscribe(Part::Sidecar { namespace, pod, labels }, discovery, |_, routes: Routes| {
+    let telemetry = Arc::new(Telemetry::of(args)?);
+    let station = Arc::new(Station { config, telemetry, pool: Arc::new(Pool::default()) });
+    tokio::spawn(forward::serve(listener, Arc::clone(&station), Door::Proxy(address)));
+    let (page, admin) = wire::bind(args.port_of("admin")).await?;
+    tokio::spawn(admin::serve(page, station));
+    let listening = [("http_proxy", address), ("admin", admin)];
+    session::report(listening.map(|(name, address)| (name.to_string(), address.port())).into())?;
+    let part = Part::Sidecar { namespace, pod, labels };
+    session::subscribe(part, admin.port(), discovery, |_, routes: Routes| {
         sender.send_replace(Some(Arc::new(Config::check(routes)?)));
         Ok(())
     })

@@ -4,11 +4,13 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Failure;
-use crate::node::{Parts, Room, Running};
+use crate::args::Args;
+use crate::node::{Parts, Room, Running, Settings, loopback};
 use crate::status::Status;
 
 /// The owner's scenario.
@@ -17,12 +19,18 @@ pub fn scenario() -> PathBuf {
 }
 
 /// Runs until Ctrl-C or SIGTERM.
-pub async fn run(folder: Option<&str>) -> Result<(), Failure> {
-    let folder = folder.map_or_else(scenario, PathBuf::from);
+pub async fn run(args: &Args) -> Result<(), Failure> {
+    let folder = args.word(0).map_or_else(scenario, PathBuf::from);
     let folder = folder.canonicalize().map_err(|error| format!("`{}`: {error}", folder.display()))?;
-    let mut mesh = Running::start(&folder, Room::new()?)?;
+    let settings = Settings::of(args)?;
+    let address = settings.address();
+    if let Some(address) = address {
+        // Better said now than by a part that never comes up.
+        drop(TcpListener::bind(address).map_err(|error| format!("`--address {address}`: {error}"))?);
+    }
+    let mut mesh = Running::start(&folder, Room::new()?, settings)?;
     let outcome = tokio::select! {
-        served = attend(&mut mesh, &folder) => served,
+        served = attend(&mut mesh, &folder, address) => served,
         stopped = stop_asked() => stopped.map_err(Failure::from),
     };
     mesh.stop().await;
@@ -30,13 +38,13 @@ pub async fn run(folder: Option<&str>) -> Result<(), Failure> {
     outcome
 }
 
-async fn attend(mesh: &mut Running, folder: &Path) -> Result<(), Failure> {
+async fn attend(mesh: &mut Running, folder: &Path, address: Option<SocketAddr>) -> Result<(), Failure> {
     let status = match mesh.settled(0, Duration::from_secs(15)).await {
         Ok(status) => status,
         // What runs can be used; what does not is on the page.
         Err(_) => mesh.status().await?,
     };
-    let listing = listing(&status, &mesh.parts.borrow(), folder, mesh);
+    let listing = listing(&status, &mesh.parts.borrow(), folder, mesh, address);
     say(listing.trim_end());
     while mesh.events.try_recv().is_ok() {}
     let mut known = mesh.parts.borrow().clone();
@@ -69,10 +77,10 @@ fn reach(name: &str, parts: &Parts) -> Vec<String> {
         ("kubeproxy", _) => format!("{listener:<58} curl -s 127.0.0.1:{port}"),
         _ => format!("{listener:<58} 127.0.0.1:{port}"),
     };
-    part.ports.iter().map(line).collect()
+    part.ports.iter().filter(|(listener, _)| *listener != "admin").map(line).collect()
 }
 
-fn listing(status: &Status, parts: &Parts, folder: &Path, mesh: &Running) -> String {
+fn listing(status: &Status, parts: &Parts, folder: &Path, mesh: &Running, address: Option<SocketAddr>) -> String {
     let mut text = format!("A mesh on {}\n", folder.display());
     let _ = writeln!(text, "{} parts run, each a process of its own. Ctrl-C stops them all.\n", parts.len());
     if let Some(command) = first_command(status, parts) {
@@ -95,8 +103,13 @@ fn listing(status: &Status, parts: &Parts, folder: &Path, mesh: &Running) -> Str
     section(&mut text, "Services as the cluster balances them, without any rule", &all("kubeproxy"));
     section(&mut text, "Pods", &all("pod"));
     let page = parts.get("discovery").and_then(|part| part.ports.get("status"));
-    let page = page.map(|port| format!("{:<58} curl -s 127.0.0.1:{port}", "who has which version, and what was found"));
-    section(&mut text, "Discovery", &Vec::from_iter(page));
+    let page = page.map(|port| {
+        [
+            format!("{:<58} http://{}/", "the mesh at work: open it in a browser", address.unwrap_or(loopback(*port))),
+            format!("{:<58} curl -s 127.0.0.1:{port}", "who has which version, and what was found"),
+        ]
+    });
+    section(&mut text, "Discovery", &page.map(Vec::from).unwrap_or_default());
     section(&mut text, "Access log", &[format!("tail -f {}", mesh.room.path("access.log").display())]);
     if !status.refused.is_empty() {
         text.push_str("The folder as it stands is refused:\n");

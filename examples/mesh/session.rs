@@ -42,9 +42,11 @@ pub fn report(listening: BTreeMap<String, u16>) -> std::io::Result<()> {
 }
 
 /// Subscribes, and subscribes again whenever the connection is lost. `accept` checks a snapshot and puts it in force;
-/// where it refuses one, discovery is told why, and whatever was in force stays.
+/// where it refuses one, discovery is told why, and whatever was in force stays. `admin` is the port of the part's own
+/// page; 0: it has none.
 pub async fn subscribe<B: DeserializeOwned>(
     part: Part,
+    admin: u16,
     mut discovery: Discovery,
     mut accept: impl FnMut(u64, B) -> Result<(), String>,
 ) {
@@ -53,7 +55,7 @@ pub async fn subscribe<B: DeserializeOwned>(
         let (address, since) = (*discovery.borrow_and_update(), Instant::now());
         if let Some(address) = address {
             // Whatever ended it, the remedy is the same: connect again.
-            let _ = converse(&part, address, &mut accept).await;
+            let _ = converse(&part, admin, address, &mut accept).await;
         }
         if since.elapsed() > PAUSES.1 {
             pause = PAUSES.0;
@@ -71,11 +73,12 @@ pub async fn subscribe<B: DeserializeOwned>(
 /// One connection, from hello to its end.
 async fn converse<B: DeserializeOwned>(
     part: &Part,
+    admin: u16,
     address: SocketAddr,
     accept: &mut impl FnMut(u64, B) -> Result<(), String>,
 ) -> std::io::Result<()> {
     let (read, mut write) = TcpStream::connect(address).await?.into_split();
-    wire::send(&mut write, &Hello::of(part.clone())).await?;
+    wire::send(&mut write, &Hello::of(part.clone(), admin)).await?;
     let mut pushes = wire::messages::<Push, _>(read, MAX_LINE);
     while let Some(push) = pushes.recv().await {
         let body = serde_json::from_value(push.body).map_err(|error| error.to_string());

@@ -1,6 +1,6 @@
 //! Discovery's page over HTTP: who has which version, what was found in the folder, and why a request goes where.
 //!
-//! `GET /` for people, `GET /status.json` for programs,
+//! `GET /` for people (a browser gets the [`dashboard`]), `GET /status.json` for programs,
 //! `GET /explain?from=NAMESPACE/POD&url=http://nginx:5000/&header=canary_id:1` for one request. Only reads.
 
 use std::collections::BTreeMap;
@@ -10,14 +10,28 @@ use std::sync::Arc;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
-use meshroute::{Diagnostic, Roll, Router, kubernetes};
+use meshroute::{Diagnostic, Router, kubernetes};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+use crate::admin::{TEXT, json_page, page};
+use crate::dashboard;
 use crate::discovery::{Shared, once};
+use crate::explain::{self, Asked};
 use crate::message;
-use crate::wire::Part;
 use crate::world::World;
+
+const INDEX: &str = "\
+/                  this mesh: for browsers a live graph, for others a list
+/status.json       the list as data
+/explain           ?from=NAMESPACE/POD&url=http://HOST:PORT/PATH&header=NAME:VALUE: why a request goes where
+/config_dump       ?from=NAMESPACE/POD: a proxy's resolved plan, with file and line of each route
+/api/graph         ?duration=60s: the graph in Kiali's form
+/api/targets       the proxies, for Prometheus' http_sd_configs
+/api/resources     what is in force, in order of application
+/metrics           discovery's own metrics
+/healthz/ready     200 once the folder was read
+";
 
 /// What the page says, as data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,6 +76,8 @@ pub struct SubscriberStatus {
     pub part: String,
     /// Its process.
     pub pid: u32,
+    /// The port of its own page; 0: it has none.
+    pub admin: u16,
     /// The last version that was sent.
     pub sent: u64,
     /// The last version that it put in force.
@@ -97,6 +113,7 @@ impl Status {
                 .map(|subscriber| SubscriberStatus {
                     part: subscriber.part.to_string(),
                     pid: subscriber.pid,
+                    admin: subscriber.admin,
                     sent: subscriber.sent.0,
                     acked: subscriber.acked,
                     nack: subscriber.nack.clone(),
@@ -112,9 +129,12 @@ impl Status {
             let ready = if pod.ready { "ready" } else { "not ready" };
             let _ = writeln!(page, "  {:<64} {:<16} {ready}", pod.name, pod.ip);
         }
-        page.push_str("\nsubscribers                                                             pid   sent  acked\n");
+        page.push_str(
+            "\nsubscribers                                                             pid   sent  acked  page\n",
+        );
         for one in &self.subscribers {
-            let _ = writeln!(page, "  {:<64} {:>8} {:>6} {:>6}", one.part, one.pid, one.sent, one.acked);
+            let own = if one.admin == 0 { String::new() } else { format!("  127.0.0.1:{}", one.admin) };
+            let _ = writeln!(page, "  {:<64} {:>8} {:>6} {:>6}{own}", one.part, one.pid, one.sent, one.acked);
             if let Some(nack) = &one.nack {
                 let _ = writeln!(page, "    refused: {nack}");
             }
@@ -125,8 +145,8 @@ impl Status {
         }
         page.push_str("\nfindings in what is in force\n");
         push_findings(&mut page, &self.findings);
-        page.push_str("\nas data: /status.json\n");
-        page.push_str("one request: /explain?from=NAMESPACE/POD&url=http://HOST:PORT/PATH&header=NAME:VALUE\n");
+        page.push('\n');
+        page.push_str(INDEX);
         page
     }
 }
@@ -150,75 +170,28 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
-    match request.uri().path() {
-        "/" => text(StatusCode::OK, Status::of(&shared.world()).page()),
-        "/status.json" => match serde_json::to_string(&Status::of(&shared.world())) {
-            Ok(json) => text(StatusCode::OK, json),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        },
-        "/explain" => match explain(request.uri().query().unwrap_or_default(), &shared.world()) {
-            Ok(story) => text(StatusCode::OK, story),
-            Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-        },
-        _ => text(StatusCode::NOT_FOUND, "there is /, /status.json and /explain\n".into()),
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    match path {
+        "/" if dashboard::is_browser(request) => dashboard::html(),
+        "/" => page(StatusCode::OK, TEXT, Status::of(&shared.world()).page()),
+        "/status.json" => json_page(&Status::of(&shared.world())),
+        "/explain" => explain(query, &shared.world())
+            .unwrap_or_else(|error| page(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n"))),
+        _ => dashboard::answer(path, query, shared).unwrap_or_else(|| page(StatusCode::NOT_FOUND, TEXT, INDEX)),
     }
-}
-
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response
 }
 
 /// The whole story of one request, as the library tells it.
-fn explain(query: &str, world: &World) -> Result<String, String> {
-    let (mut from, mut url, mut method, mut headers) = (String::new(), String::new(), "GET".to_string(), Vec::new());
-    for pair in query.split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match key {
-            "from" => from = decoded(value),
-            "url" => url = decoded(value),
-            "method" => method = decoded(value),
-            "header" => {
-                let line = decoded(value);
-                let (name, value) = line.split_once(':').ok_or("a header is NAME:VALUE")?;
-                headers.push((name.trim().to_string(), value.trim().to_string()));
-            }
-            _ => return Err(format!("`{key}` is not known; there is from, url, method and header")),
-        }
-    }
-    let part = world.subscribers.values().map(|subscriber| &subscriber.part);
-    let named =
-        |part: &&Part| matches!(part, Part::Sidecar { namespace, pod, .. } if format!("{namespace}/{pod}") == from);
-    let part = part.into_iter().find(named).ok_or_else(|| format!("there is no sidecar `{from}`"))?;
+fn explain(query: &str, world: &World) -> Result<Response<Full<Bytes>>, String> {
+    let asked = Asked::parse(query)?;
+    let part = world.named(&asked.from).ok_or_else(|| format!("there is no sidecar `{}`", asked.from))?;
     let plan = world.plan(part).ok_or("it has no plan")?;
-    let uri: hyper::Uri = url.parse().map_err(|error| format!("`{url}`: {error}"))?;
-    let authority = uri.authority().ok_or_else(|| format!("`{url}` names no host"))?;
+    let places = world.places(&plan);
     let router = Router::compile(plan).map_err(|error| error.to_string())?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = meshroute::Request::new(&method, authority.as_str(), path)
-        .headers(&headers)
-        .port(authority.port_u16().unwrap_or(80))
-        .address(router.lookup(authority.host()).first().copied());
-    Ok(format!("{}\n", router.plan().explain(&request, &Roll::random())))
-}
-
-/// Undoes `%41`; what is not that stays.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let code = tail.get(..2).and_then(|code| std::str::from_utf8(code).ok());
-        match (*first, code.and_then(|code| u8::from_str_radix(code, 16).ok())) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    let story = explain::explain(&asked, &router, &places)?;
+    Ok(if asked.as_json {
+        json_page(&story)
+    } else {
+        page(StatusCode::OK, TEXT, format!("{}\n", story.steps.join("\n")))
+    })
 }

@@ -4,7 +4,7 @@
 //! that it reads: who uses a message checks it again.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use meshroute::Plan;
 use serde::de::DeserializeOwned;
@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+
+use crate::workload::Workload;
 
 /// The longest line that is read: a snapshot.
 pub const MAX_LINE: u64 = 64 << 20;
@@ -25,12 +27,14 @@ pub struct Hello {
     pub pid: u32,
     /// What it is.
     pub part: Part,
+    /// Where it answers questions about itself, on loopback; 0: nowhere.
+    pub admin: u16,
 }
 
 impl Hello {
     /// The greeting of this process.
-    pub fn of(part: Part) -> Self {
-        Hello { pid: std::process::id(), part }
+    pub fn of(part: Part, admin: u16) -> Self {
+        Hello { pid: std::process::id(), part, admin }
     }
 }
 
@@ -110,6 +114,10 @@ pub struct Routes {
     pub underlay: BTreeMap<SocketAddr, SocketAddr>,
     /// File and line of each rule, by `<resource>, <field>`.
     pub places: BTreeMap<String, String>,
+    /// Who the subscriber itself is.
+    pub own: Workload,
+    /// Whose pod is at an address.
+    pub workloads: BTreeMap<IpAddr, Workload>,
 }
 
 /// What the kube-proxy gets: the ready pods' sockets for each `namespace/service:port`.

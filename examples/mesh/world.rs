@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::wire::{Part, PodSpec, Routes, Services};
+use crate::workload::Workload;
 
 /// How long pods that do not run yet are waited for after the start, before anybody gets a snapshot without them.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -25,6 +26,8 @@ const WARM_UP: Duration = Duration::from_secs(3);
 pub struct World {
     /// Grows with every change.
     pub version: u64,
+    /// When it last did.
+    pub changed: Instant,
     /// How often the folder was read, whatever came of it.
     pub readings: u64,
     /// What was found in the folder as it was last accepted.
@@ -49,6 +52,8 @@ pub struct Subscriber {
     pub part: Part,
     /// The process.
     pub pid: u32,
+    /// The port of its own page; 0: it has none.
+    pub admin: u16,
     /// The version of the world that its last snapshot was worked out for, whether it differed or not.
     pub seen: u64,
     /// The version and nonce of the last snapshot that was sent.
@@ -76,6 +81,7 @@ impl World {
     pub fn new(folder: &Path, resources: Resources) -> Self {
         let mut world = World {
             version: 0,
+            changed: Instant::now(),
             readings: 0,
             findings: Vec::new(),
             refused: None,
@@ -103,7 +109,7 @@ impl World {
         let refused = if unreadable.is_empty() { self.illegal_since(&next) } else { unreadable };
         if !refused.is_empty() {
             self.refused = Some(refused.into_iter().map(|finding| self.located(finding, &next)).collect());
-            self.version += 1;
+            self.grow();
             return false;
         }
         self.refused = None;
@@ -157,15 +163,17 @@ impl World {
 
     /// The operators' resources in their order of application, as YAML: what a later life needs to go on.
     pub fn journal(&self) -> String {
-        let mut all: Vec<_> = self.resources.iter().collect();
-        all.sort_by_key(|resource| resource.applied);
-        let texts = all.iter().filter_map(|resource| meshroute::yaml::write(resource.object).ok());
-        texts.collect::<Vec<_>>().join("---\n")
+        in_order(&self.resources)
+    }
+
+    /// The same with what a cluster adds: addresses, and pods with their status.
+    pub fn in_force(&self) -> String {
+        in_order(&self.cluster)
     }
 
     /// Works out anew what a cluster adds.
     pub fn rebuild(&mut self) {
-        self.version += 1;
+        self.grow();
         let mut cluster = self.resources.clone();
         kubernetes::assign_addresses(&mut cluster);
         self.pods = kubernetes::pods(&self.resources);
@@ -180,6 +188,11 @@ impl World {
             cluster.apply(pod.clone());
         }
         self.cluster = cluster;
+    }
+
+    fn grow(&mut self) {
+        self.version += 1;
+        self.changed = Instant::now();
     }
 
     fn running(&self) -> BTreeSet<(String, String)> {
@@ -216,7 +229,8 @@ impl World {
             Part::Sidecar { .. } | Part::Gateway { .. } => {
                 let resolution = Plan::resolve(&self.cluster, &viewpoint(part)?, &Mesh::default());
                 let places = self.places(&resolution.plan);
-                let routes = Routes { plan: resolution.plan, underlay: self.underlay(), places };
+                let (own, workloads) = (self.own(part), self.workloads());
+                let routes = Routes { plan: resolution.plan, underlay: self.underlay(), places, own, workloads };
                 let findings =
                     resolution.findings.into_iter().map(|finding| self.located(finding, &self.cluster)).collect();
                 (to_value(&routes), findings)
@@ -227,7 +241,44 @@ impl World {
 
     /// The plan of a subscriber as it would be now.
     pub fn plan(&self, part: &Part) -> Option<Plan> {
-        Some(Plan::resolve(&self.cluster, &viewpoint(part)?, &Mesh::default()).plan)
+        Some(self.plan_for(&viewpoint(part)?))
+    }
+
+    /// The plan of a viewpoint as it would be now.
+    pub fn plan_for(&self, viewpoint: &Viewpoint) -> Plan {
+        Plan::resolve(&self.cluster, viewpoint, &Mesh::default()).plan
+    }
+
+    /// The sidecar `NAMESPACE/POD`, or the `gateway`.
+    pub fn named(&self, name: &str) -> Option<&Part> {
+        let named = |part: &&Part| match part {
+            Part::Sidecar { namespace, pod, .. } => format!("{namespace}/{pod}") == name,
+            Part::Gateway { .. } => name == "gateway",
+            _ => false,
+        };
+        self.subscribers.values().map(|subscriber| &subscriber.part).find(named)
+    }
+
+    /// The process and the port of everybody's own page.
+    pub fn pages(&self) -> Vec<(u32, u16)> {
+        let pages = self.subscribers.values().map(|subscriber| (subscriber.pid, subscriber.admin));
+        pages.filter(|(_, admin)| *admin != 0).collect()
+    }
+
+    /// Some of the operators' resources, as YAML, and where each stands.
+    pub fn written(&self, wanted: &BTreeSet<String>) -> Vec<(String, String, Option<String>)> {
+        let named = self.resources.iter().map(|resource| (resource.reference.to_string(), resource));
+        let wanted = named.filter(|(name, _)| wanted.contains(name));
+        let written = wanted.filter_map(|(name, resource)| {
+            Some((name, meshroute::yaml::write(resource.object).ok()?, self.place_of(resource.reference, "")))
+        });
+        written.collect()
+    }
+
+    /// File and line of a field.
+    pub fn place_of(&self, resource: &ResourceRef, field: &str) -> Option<String> {
+        let place = self.cluster.place(resource, field)?;
+        Some(format!("{}:{}", self.short(&place.file), place.line))
     }
 
     /// Each Service with each of its ports, and whether a Gateway is there.
@@ -240,7 +291,8 @@ impl World {
         self.every_service().flat_map(ports).collect()
     }
 
-    fn every_service(&self) -> impl Iterator<Item = &Service> {
+    /// All Services.
+    pub fn every_service(&self) -> impl Iterator<Item = &Service> {
         self.cluster.iter().filter_map(|resource| match resource.object {
             Object::Service(service) => Some(service),
             _ => None,
@@ -296,11 +348,44 @@ impl World {
         underlay
     }
 
+    /// Who a subscriber is.
+    fn own(&self, part: &Part) -> Workload {
+        match part {
+            Part::Gateway { namespace, labels } => Workload::gateway(namespace, labels),
+            Part::Sidecar { namespace, pod, labels } => {
+                let named = |known: &&Pod| known.metadata.namespace == *namespace && known.metadata.name == *pod;
+                let known = self.pods.iter().find(named).map(|pod| self.workload(pod));
+                known.unwrap_or_else(|| Workload::new(namespace, pod, labels))
+            }
+            _ => Workload::unknown(),
+        }
+    }
+
+    /// Whose pod is at an address.
+    fn workloads(&self) -> BTreeMap<IpAddr, Workload> {
+        let ip = |pod: &Pod| kubernetes::pod_ip(pod)?.parse().ok();
+        self.pods.iter().filter_map(|pod| Some((ip(pod)?, self.workload(pod)))).collect()
+    }
+
+    /// The workload of a pod: the Deployment that it is named after, else one that selects it, else itself.
+    pub fn workload(&self, pod: &Pod) -> Workload {
+        let metadata = &pod.metadata;
+        let named = metadata.name.rsplitn(3, '-').nth(2);
+        let deployments = self.cluster.iter().filter_map(|resource| match resource.object {
+            Object::Deployment(deployment) if kubernetes::belongs(pod, deployment) => Some(&*deployment.metadata.name),
+            _ => None,
+        });
+        let mut owners: Vec<&str> = deployments.collect();
+        owners.sort_by_key(|owner| (Some(*owner) != named, owner.len()));
+        let name = owners.first().copied().unwrap_or(&metadata.name);
+        Workload::new(&metadata.namespace, name, &metadata.labels)
+    }
+
     /// File and line of every rule of a plan.
-    fn places(&self, plan: &Plan) -> BTreeMap<String, String> {
+    pub fn places(&self, plan: &Plan) -> BTreeMap<String, String> {
         let place = |origin: &Origin| {
-            let place = self.cluster.place(&origin.written_in, &origin.field)?;
-            Some((rule_key(&origin.written_in, &origin.field), format!("{}:{}", self.short(&place.file), place.line)))
+            let place = self.place_of(&origin.written_in, &origin.field)?;
+            Some((rule_key(&origin.written_in, &origin.field), place))
         };
         let chains = plan.listeners.iter().flat_map(|listener| &listener.chains);
         let tables = chains.filter_map(|chain| match &chain.target {
@@ -312,6 +397,14 @@ impl World {
     }
 }
 
+/// Resources in their order of application, as YAML.
+fn in_order(resources: &Resources) -> String {
+    let mut all: Vec<_> = resources.iter().collect();
+    all.sort_by_key(|resource| resource.applied);
+    let texts = all.iter().filter_map(|resource| meshroute::yaml::write(resource.object).ok());
+    texts.collect::<Vec<_>>().join("---\n")
+}
+
 /// How [`Routes::places`] names a rule.
 pub fn rule_key(resource: &ResourceRef, field: &str) -> String {
     format!("{resource}, {field}")
@@ -321,7 +414,8 @@ fn to_value(body: &impl Serialize) -> Option<Value> {
     serde_json::to_value(body).ok()
 }
 
-fn viewpoint(part: &Part) -> Option<Viewpoint> {
+/// Who asks; `None`: nobody who routes.
+pub fn viewpoint(part: &Part) -> Option<Viewpoint> {
     match part {
         Part::Sidecar { namespace, labels, .. } => Some(Viewpoint::sidecar(namespace).labels(labels.clone())),
         Part::Gateway { namespace, labels } => Some(Viewpoint::gateway(namespace).labels(labels.clone())),
@@ -344,7 +438,8 @@ fn socket(pod: &Pod, port: u16) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-fn selects(service: &Service, pod: &Pod) -> bool {
+/// Whether a Service selects a pod.
+pub fn selects(service: &Service, pod: &Pod) -> bool {
     let wanted = &service.spec.selector;
     service.metadata.namespace == pod.metadata.namespace
         && !wanted.is_empty()

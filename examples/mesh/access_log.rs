@@ -1,0 +1,147 @@
+//! The access log: one line for each request, in Istio's default text form or as JSON.
+//!
+//! Knows how a line looks. What it says is noted in [`Record`].
+
+use std::io::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::record::Record;
+
+/// How lines are written: Istio's `meshConfig.accessLogEncoding`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// Istio's default text form.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl Encoding {
+    /// Reads `text` or `json`; nothing said is text.
+    pub fn parse(said: &[String]) -> Result<Self, String> {
+        match said.iter().map(|word| word.to_ascii_lowercase()).collect::<Vec<_>>().as_slice() {
+            [] => Ok(Encoding::Text),
+            [word] if word == "text" => Ok(Encoding::Text),
+            [word] if word == "json" => Ok(Encoding::Json),
+            _ => Err("`--access-log` is `text` or `json`".into()),
+        }
+    }
+
+    /// The line for a request.
+    pub fn line(self, record: &Record) -> String {
+        match self {
+            Encoding::Text => text(record),
+            Encoding::Json => object(record).to_string(),
+        }
+    }
+}
+
+impl std::fmt::Display for Encoding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Encoding::Text => "text",
+            Encoding::Json => "json",
+        })
+    }
+}
+
+/// Writes a line where this process's log goes. A log that cannot be written is no reason to fail.
+pub fn write(line: &str) {
+    let mut line = line.to_string();
+    line.push('\n');
+    // In one piece: the parts of a mesh share a file.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+fn text(record: &Record) -> String {
+    let quoted = |value: &str| format!("\"{}\"", plain(or_dash(value)));
+    [
+        format!("[{}]", rfc3339(record.started)),
+        format!("\"{} {} {}\"", record.method, plain(&record.path), record.protocol),
+        record.status.to_string(),
+        or_dash(&record.flags).to_string(),
+        or_dash(&record.details).to_string(),
+        "-".to_string(),
+        quoted(""),
+        record.received().to_string(),
+        record.sent.to_string(),
+        record.duration().as_millis().to_string(),
+        record.upstream_time.map_or("-".into(), |time| time.as_millis().to_string()),
+        quoted(&record.forwarded_for),
+        quoted(&record.user_agent),
+        quoted(&record.request_id),
+        quoted(&record.authority),
+        quoted(&record.upstream_host),
+        plain(or_dash(&record.via.cluster)),
+        "-".to_string(),
+        record.ends.map_or("-".into(), |ends| ends.local.to_string()),
+        record.ends.map_or("-".into(), |ends| ends.remote.to_string()),
+        "-".to_string(),
+        plain(or_dash(&record.route)),
+    ]
+    .join(" ")
+}
+
+/// Istio's fields, and `reason`: which rule in which file said so.
+fn object(record: &Record) -> Value {
+    let known = |value: &str| if value.is_empty() { Value::Null } else { Value::from(value) };
+    json!({
+        "start_time": rfc3339(record.started),
+        "method": record.method,
+        "path": record.path,
+        "protocol": record.protocol,
+        "response_code": record.status,
+        "response_flags": or_dash(&record.flags),
+        "response_code_details": known(&record.details),
+        "connection_termination_details": null,
+        "upstream_transport_failure_reason": null,
+        "bytes_received": record.received(),
+        "bytes_sent": record.sent,
+        "duration": record.duration().as_millis() as u64,
+        "upstream_service_time": record.upstream_time.map(|time| time.as_millis().to_string()),
+        "x_forwarded_for": known(&record.forwarded_for),
+        "user_agent": known(&record.user_agent),
+        "request_id": known(&record.request_id),
+        "authority": known(&record.authority),
+        "upstream_host": known(&record.upstream_host),
+        "upstream_cluster": known(&record.via.cluster),
+        "upstream_local_address": null,
+        "downstream_local_address": record.ends.map(|ends| ends.local.to_string()),
+        "downstream_remote_address": record.ends.map(|ends| ends.remote.to_string()),
+        "requested_server_name": null,
+        "route_name": known(&record.route),
+        "reason": known(&record.reason),
+    })
+}
+
+fn or_dash(value: &str) -> &str {
+    if value.is_empty() { "-" } else { value }
+}
+
+/// What a client sends must not look like a line of the log or end a quotation.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || c == '"' { '?' } else { c }).collect()
+}
+
+/// `2026-11-23T14:03:27.123Z`.
+fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute, second, millis) = (second / 3600, second / 60 % 60, second % 60, since.subsec_millis());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+/// The date so many days after 1970-01-01. Years are counted from March, so that the odd day of a leap year is the last.
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (of_month, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    (era * 400 + year + u64::from(month <= 2), month, of_month)
+}

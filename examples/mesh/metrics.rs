@@ -1,0 +1,291 @@
+//! Istio's standard metrics: counters and histograms by label, and how Prometheus reads them.
+//!
+//! Knows numbers and names. Knows nothing of how a request went, and looks at no clock.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::workload::{Service, UNKNOWN, Workload};
+
+/// Upper bounds of the buckets, in milliseconds and in bytes alike: those of Envoy's histograms.
+pub const BOUNDS: [f64; 19] =
+    [0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6];
+
+/// The most series that are kept. Clients choose hosts, and must not be able to fill the memory with them.
+const MAX_SERIES: usize = 4096;
+
+/// What a request is counted under. Every label is always there; what is not known is `unknown`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Labels {
+    /// Who reports: `source`, as only the callers' proxies look into requests.
+    pub reporter: String,
+    /// Who asks.
+    pub source: Arc<Workload>,
+    /// Who answered.
+    pub destination: Arc<Workload>,
+    /// Who was asked for.
+    pub service: Service,
+    /// `http` or `grpc`.
+    pub protocol: String,
+    /// The status; 0: none was sent.
+    pub code: u16,
+    /// gRPC's own status; empty where it is not gRPC.
+    pub grpc: String,
+    /// Envoy's flags, with commas between them; `-`: none.
+    pub flags: String,
+    /// `mutual_tls`, `none` or `unknown`.
+    pub security: String,
+}
+
+impl Labels {
+    /// Whether nobody answered, or with an error of the server's.
+    pub fn is_failure(&self) -> bool {
+        self.code == 0 || self.code >= 500
+    }
+
+    /// Istio's names and their values, in Istio's order.
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        let (from, to, service) = (&*self.source, &*self.destination, &self.service);
+        // A known service has a known cluster, also where none of its pods was reached.
+        let in_mesh = service.namespace != UNKNOWN;
+        let cluster = if in_mesh { "Kubernetes" } else { to.cluster() };
+        let mut pairs = vec![("reporter", self.reporter.clone())];
+        let mut push = |name, value: &str| pairs.push((name, value.to_string()));
+        push("source_workload", &from.name);
+        push("source_canonical_service", &from.service);
+        push("source_canonical_revision", &from.revision);
+        push("source_workload_namespace", &from.namespace);
+        push("source_principal", UNKNOWN);
+        push("source_app", &from.app);
+        push("source_version", &from.version);
+        push("source_cluster", from.cluster());
+        push("destination_workload", &to.name);
+        push("destination_workload_namespace", &to.namespace);
+        push("destination_principal", UNKNOWN);
+        push("destination_app", &to.app);
+        push("destination_version", &to.version);
+        push("destination_service", &service.host);
+        push("destination_canonical_service", &to.service);
+        push("destination_canonical_revision", &to.revision);
+        push("destination_service_name", &service.name);
+        push("destination_service_namespace", &service.namespace);
+        push("destination_cluster", cluster);
+        push("request_protocol", &self.protocol);
+        push("response_code", &self.code.to_string());
+        push("grpc_response_status", &self.grpc);
+        push("response_flags", &self.flags);
+        push("connection_security_policy", &self.security);
+        pairs
+    }
+
+    fn written(&self) -> String {
+        let pair = |(name, value): (&str, String)| format!("{name}=\"{}\"", escaped(&value));
+        self.pairs().into_iter().map(pair).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// By which rule a request went where. No label of Istio's: discovery's page shows it, Prometheus does not get it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Via {
+    /// The rule, as [`rule_key`](crate::world::rule_key) names it; empty: the service's default route.
+    pub rule: String,
+    /// The cluster, by Istio's name for it; empty: none.
+    pub cluster: String,
+}
+
+/// How often values fell into each of some ranges.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// One for each of [`BOUNDS`], not added up, and one for all above.
+    pub buckets: Vec<u64>,
+    /// All values together.
+    pub sum: f64,
+}
+
+impl Histogram {
+    /// Counts a value.
+    pub fn observe(&mut self, value: f64) {
+        self.buckets.resize(BOUNDS.len() + 1, 0);
+        let at = BOUNDS.iter().position(|bound| value <= *bound).unwrap_or(BOUNDS.len());
+        self.buckets[at] += 1;
+        self.sum += value;
+    }
+
+    /// How many values there were.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Takes in another's values.
+    pub fn add(&mut self, other: &Histogram) {
+        self.buckets.resize(BOUNDS.len() + 1, 0);
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(mine, more)| *mine += more);
+        self.sum += other.sum;
+    }
+
+    /// What came since an earlier state of it.
+    pub fn since(&self, before: &Histogram) -> Histogram {
+        let was = before.buckets.iter().copied().chain(std::iter::repeat(0));
+        let buckets = self.buckets.iter().zip(was).map(|(now, was)| now.saturating_sub(was)).collect();
+        Histogram { buckets, sum: (self.sum - before.sum).max(0.0) }
+    }
+
+    /// The value below which this share of the values lies, as Prometheus guesses it: evenly within a bucket.
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        let rank = share * self.count() as f64;
+        let mut below = 0.0;
+        for (at, count) in self.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let count = *count as f64;
+            if below + count >= rank {
+                let low = if at == 0 { 0.0 } else { BOUNDS[at - 1] };
+                let high = BOUNDS.get(at).copied().unwrap_or(low);
+                return Some(low + (high - low) * ((rank - below) / count));
+            }
+            below += count;
+        }
+        None
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Requests.
+    pub requests: u64,
+    /// Their durations, in milliseconds.
+    pub duration: Histogram,
+    /// The sizes of their bodies.
+    pub received: Histogram,
+    /// The sizes of the answers' bodies.
+    pub sent: Histogram,
+}
+
+impl Counts {
+    /// Takes in other counts.
+    pub fn add(&mut self, other: &Counts) {
+        self.requests += other.requests;
+        self.duration.add(&other.duration);
+        self.received.add(&other.received);
+        self.sent.add(&other.sent);
+    }
+
+    /// What came since an earlier state.
+    pub fn since(&self, before: &Counts) -> Counts {
+        Counts {
+            requests: self.requests.saturating_sub(before.requests),
+            duration: self.duration.since(&before.duration),
+            received: self.received.since(&before.received),
+            sent: self.sent.since(&before.sent),
+        }
+    }
+}
+
+/// One request, once it is over.
+pub struct Observation {
+    /// How long it took, in milliseconds.
+    pub duration: f64,
+    /// The size of its body.
+    pub received: u64,
+    /// The size of the answer's body.
+    pub sent: u64,
+}
+
+/// One series, as discovery asks for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// What is counted under.
+    pub labels: Labels,
+    /// By which rule it went.
+    pub via: Via,
+    /// What was counted so far.
+    pub counts: Counts,
+}
+
+/// All that a proxy counts.
+#[derive(Default)]
+pub struct Metrics {
+    series: Mutex<BTreeMap<(Labels, Via), Counts>>,
+}
+
+impl Metrics {
+    /// Counts a request.
+    pub fn observe(&self, mut labels: Labels, mut via: Via, seen: &Observation) {
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        if series.len() >= MAX_SERIES && !series.contains_key(&(labels.clone(), via.clone())) {
+            labels.service = Service::nobodys(UNKNOWN, UNKNOWN);
+            via = Via::default();
+        }
+        let counts = series.entry((labels, via)).or_default();
+        counts.requests += 1;
+        counts.duration.observe(seen.duration);
+        counts.received.observe(seen.received as f64);
+        counts.sent.observe(seen.sent as f64);
+    }
+
+    /// All series.
+    pub fn samples(&self) -> Vec<Sample> {
+        let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let sample = |((labels, via), counts): (&(Labels, Via), &Counts)| Sample {
+            labels: labels.clone(),
+            via: via.clone(),
+            counts: counts.clone(),
+        };
+        series.iter().map(sample).collect()
+    }
+
+    /// All series as Prometheus reads them (text format 0.0.4).
+    pub fn exposition(&self) -> String {
+        let mut by_labels: BTreeMap<Labels, Counts> = BTreeMap::new();
+        for sample in self.samples() {
+            by_labels.entry(sample.labels).or_default().add(&sample.counts);
+        }
+        let series: Vec<(String, Counts)> =
+            by_labels.into_iter().map(|(labels, counts)| (labels.written(), counts)).collect();
+        let mut text = build("proxy");
+        head(&mut text, "istio_requests_total", "counter", "Requests that were handled.");
+        for (labels, counts) in &series {
+            let _ = writeln!(text, "istio_requests_total{{{labels}}} {}", counts.requests);
+        }
+        let mut push = |name, help, histogram: fn(&Counts) -> &Histogram| {
+            head(&mut text, name, "histogram", help);
+            series.iter().for_each(|(labels, counts)| push_histogram(&mut text, name, labels, histogram(counts)));
+        };
+        push("istio_request_duration_milliseconds", "How long requests took.", |counts| &counts.duration);
+        push("istio_request_bytes", "Sizes of requests' bodies.", |counts| &counts.received);
+        push("istio_response_bytes", "Sizes of answers' bodies.", |counts| &counts.sent);
+        text
+    }
+}
+
+/// The two lines that stand before a metric.
+pub fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// Istio's word for which build this is.
+pub fn build(component: &str) -> String {
+    let mut text = String::new();
+    head(&mut text, "istio_build", "gauge", "Which build this is.");
+    let _ =
+        writeln!(text, "istio_build{{component=\"{component}\",tag=\"meshroute-{}\"}} 1", env!("CARGO_PKG_VERSION"));
+    text
+}
+
+fn push_histogram(text: &mut String, name: &str, labels: &str, histogram: &Histogram) {
+    let mut below = 0;
+    for (bound, count) in BOUNDS.iter().zip(&histogram.buckets) {
+        below += count;
+        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
+    }
+    let count = histogram.count();
+    let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+    let _ = writeln!(text, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {count}", histogram.sum);
+}
+
+/// As the text format has it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

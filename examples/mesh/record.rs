@@ -1,0 +1,294 @@
+//! What is noted of one request while it goes through a proxy, and told once it is over: counted, and written down.
+//!
+//! Knows what there is to know of a request. It is over when the last byte of its answer has gone out, or when the
+//! client has left: either way its record is dropped, and dropping it tells it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Bytes, Frame, SizeHint};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Response, Version};
+
+use crate::Failure;
+use crate::access_log::{self, Encoding};
+use crate::args::Args;
+use crate::message::Ends;
+use crate::metrics::{Labels, Metrics, Observation, Via};
+use crate::pool::Body;
+use crate::workload::{Service, UNKNOWN, Workload};
+
+/// Names a request across all that handle it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Where records are told.
+pub struct Telemetry {
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How the access log is written.
+    pub encoding: Encoding,
+}
+
+impl Telemetry {
+    /// As the command line says: `--access-log`.
+    pub fn of(args: &Args) -> Result<Self, String> {
+        Ok(Telemetry { metrics: Metrics::default(), encoding: Encoding::parse(args.all("access-log"))? })
+    }
+}
+
+/// What is noted of one request.
+pub struct Record {
+    telemetry: Arc<Telemetry>,
+    /// When it came.
+    pub started: SystemTime,
+    begun: Instant,
+    /// The sockets at both ends of the client's connection.
+    pub ends: Option<Ends>,
+    /// The method.
+    pub method: String,
+    /// The path as it came.
+    pub path: String,
+    /// `HTTP/1.1`.
+    pub protocol: String,
+    /// The host that was asked for.
+    pub authority: String,
+    /// `User-Agent`.
+    pub user_agent: String,
+    /// `X-Forwarded-For`.
+    pub forwarded_for: String,
+    /// `X-Request-Id`, given here where it was missing.
+    pub request_id: String,
+    is_grpc: bool,
+    received: Arc<AtomicU64>,
+    /// The status that was sent; 0: none.
+    pub status: u16,
+    /// Envoy's flags, with commas between them; empty: none.
+    pub flags: String,
+    /// Envoy's response code details.
+    pub details: String,
+    grpc: String,
+    /// The bytes of the answer's body that were sent.
+    pub sent: u64,
+    /// How long the upstream took to begin its answer.
+    pub upstream_time: Option<Duration>,
+    /// The endpoint that the last try went to.
+    pub upstream_host: String,
+    /// The route's name.
+    pub route: String,
+    /// By which rule it went, and to which cluster.
+    pub via: Via,
+    /// The same in words.
+    pub reason: String,
+    /// Who asked.
+    pub source: Arc<Workload>,
+    /// Whose pod answered.
+    pub destination: Arc<Workload>,
+    /// Who was asked for.
+    pub service: Service,
+    complete: bool,
+}
+
+impl Record {
+    /// Begins one.
+    pub fn begin(telemetry: &Arc<Telemetry>, parts: &mut Parts) -> Self {
+        let (unknown, authority) = (Arc::new(Workload::unknown()), parts.uri.authority());
+        let authority = authority.map_or_else(|| text(&parts.headers, &header::HOST), ToString::to_string);
+        let request_id = HeaderValue::from_str(&uuid()).unwrap_or(HeaderValue::from_static("unknown"));
+        parts.headers.entry(REQUEST_ID).or_insert(request_id);
+        Record {
+            telemetry: Arc::clone(telemetry),
+            started: SystemTime::now(),
+            begun: Instant::now(),
+            ends: parts.extensions.get::<Ends>().copied(),
+            method: parts.method.to_string(),
+            path: parts.uri.path_and_query().map_or_else(|| parts.uri.to_string(), ToString::to_string),
+            protocol: if parts.version == Version::HTTP_10 {
+                "HTTP/1.0".into()
+            } else {
+                format!("{:?}", parts.version)
+            },
+            authority,
+            user_agent: text(&parts.headers, &header::USER_AGENT),
+            forwarded_for: text(&parts.headers, &HeaderName::from_static("x-forwarded-for")),
+            request_id: text(&parts.headers, &REQUEST_ID),
+            is_grpc: text(&parts.headers, &header::CONTENT_TYPE).starts_with("application/grpc"),
+            received: Arc::default(),
+            status: 0,
+            flags: String::new(),
+            details: String::new(),
+            grpc: String::new(),
+            sent: 0,
+            upstream_time: None,
+            upstream_host: String::new(),
+            route: String::new(),
+            via: Via::default(),
+            reason: String::new(),
+            source: Arc::clone(&unknown),
+            destination: unknown,
+            service: Service::nobodys(UNKNOWN, UNKNOWN),
+            complete: false,
+        }
+    }
+
+    /// The bytes of the request's body that have come so far.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Counts what comes of a request's body. Of several tries the last one counts.
+    pub fn receiving(&self, body: Body) -> Body {
+        self.received.store(0, Ordering::Relaxed);
+        Receiving { body, received: Arc::clone(&self.received) }.boxed()
+    }
+
+    /// How long it has taken so far.
+    pub fn duration(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Sends the answer out; the record is told when that is done.
+    pub fn answered(mut self, response: Response<Body>) -> Response<Body> {
+        self.status = response.status().as_u16();
+        self.grpc = text(response.headers(), &HeaderName::from_static("grpc-status"));
+        let bodiless = self.method == Method::HEAD.as_str() || matches!(self.status, 204 | 304);
+        self.complete = bodiless || response.body().is_end_stream();
+        response.map(|body| Sending { body, record: self }.boxed())
+    }
+
+    fn labels(&self) -> Labels {
+        Labels {
+            reporter: "source".into(),
+            source: Arc::clone(&self.source),
+            destination: Arc::clone(&self.destination),
+            service: self.service.clone(),
+            protocol: if self.is_grpc { "grpc".into() } else { "http".into() },
+            code: self.status,
+            grpc: if self.is_grpc { self.grpc.clone() } else { String::new() },
+            flags: if self.flags.is_empty() { "-".into() } else { self.flags.clone() },
+            // A caller's proxy does not say; Istio's says it where the request arrives.
+            security: UNKNOWN.into(),
+        }
+    }
+
+    /// The upstream or the route's time ended the answer before its end.
+    fn broke_off(&mut self, error: &Failure) {
+        self.complete = true;
+        let (flag, details) = match error.is::<hyper::Error>() {
+            true => ("UC", "upstream_reset_after_response_started{connection_termination}"),
+            false => ("UT", "response_timeout"),
+        };
+        self.flags = flag.into();
+        self.details = details.into();
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.complete && self.flags.is_empty() {
+            self.flags = "DC".into();
+            self.details = "downstream_remote_disconnect".into();
+        }
+        let seen =
+            Observation { duration: self.duration().as_secs_f64() * 1e3, received: self.received(), sent: self.sent };
+        self.telemetry.metrics.observe(self.labels(), self.via.clone(), &seen);
+        access_log::write(&self.telemetry.encoding.line(self));
+    }
+}
+
+/// A request's body on its way in.
+struct Receiving {
+    body: Body,
+    received: Arc<AtomicU64>,
+}
+
+impl hyper::body::Body for Receiving {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.received.fetch_add(frame.data_ref().map_or(0, Bytes::len) as u64, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer's body on its way out, and the record that ends with it.
+struct Sending {
+    body: Body,
+    record: Record,
+}
+
+impl hyper::body::Body for Sending {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let ended = self.body.is_end_stream();
+        let record = &mut self.record;
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                record.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+                if let Some(trailers) = frame.trailers_ref() {
+                    record.grpc = text(trailers, &HeaderName::from_static("grpc-status"));
+                }
+                record.complete |= ended;
+            }
+            Poll::Ready(Some(Err(error))) => record.broke_off(error),
+            Poll::Ready(None) => record.complete = true,
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Envoy's response code details for an answer that was made here.
+pub fn details(flags: &str) -> &'static str {
+    match flags.split(',').next().unwrap_or_default() {
+        "UF" => "upstream_reset_before_response_started{remote_connection_failure}",
+        "UC" => "upstream_reset_before_response_started{connection_termination}",
+        "UR" => "upstream_reset_before_response_started{remote_reset}",
+        "UO" => "upstream_reset_before_response_started{overflow}",
+        "UT" => "response_timeout",
+        "UH" => "no_healthy_upstream",
+        "NC" => "cluster_not_found",
+        "NR" => "route_not_found",
+        "FI" => "fault_filter_abort",
+        "RL" => "local_rate_limited",
+        _ => "direct_response",
+    }
+}
+
+fn text(headers: &HeaderMap, name: &HeaderName) -> String {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn uuid() -> String {
+    let n = (rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{n:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}

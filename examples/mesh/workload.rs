@@ -1,0 +1,97 @@
+//! Who a pod is in metrics: the workload that made it, and Istio's canonical names for it.
+//!
+//! Knows labels. Knows nothing of requests.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What stands in a label that cannot be known. Kiali passes over a series in which one is missing.
+pub const UNKNOWN: &str = "unknown";
+
+/// A workload: what a Deployment's pods are together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Workload {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name: the Deployment's, or the pod's own where there is none.
+    pub name: String,
+    /// The label `app`.
+    pub app: String,
+    /// The label `version`.
+    pub version: String,
+    /// Istio's canonical service.
+    pub service: String,
+    /// Istio's canonical revision.
+    pub revision: String,
+}
+
+impl Workload {
+    /// A workload by its name and the labels of its pods.
+    ///
+    /// The canonical names are those of Istio: `service.istio.io/canonical-name`, `app.kubernetes.io/name`, `app`, the
+    /// workload's name; `service.istio.io/canonical-revision`, `app.kubernetes.io/version`, `version`, `latest`.
+    pub fn new(namespace: &str, name: &str, labels: &BTreeMap<String, String>) -> Self {
+        let first = |keys: &[&str], default: &str| {
+            let known = keys.iter().filter_map(|key| labels.get(*key)).find(|value| !value.is_empty());
+            known.map_or(default, String::as_str).to_string()
+        };
+        Workload {
+            namespace: namespace.to_string(),
+            name: name.to_string(),
+            app: first(&["app"], UNKNOWN),
+            version: first(&["version"], UNKNOWN),
+            service: first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"], name),
+            revision: first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"], "latest"),
+        }
+    }
+
+    /// An ingress, named as Istio's own are: `istio-ingressgateway`.
+    pub fn gateway(namespace: &str, labels: &BTreeMap<String, String>) -> Self {
+        let name = labels.get("istio").map_or("gateway".into(), |kind| format!("istio-{kind}"));
+        Workload::new(namespace, &name, labels)
+    }
+
+    /// Nobody that is known.
+    pub fn unknown() -> Self {
+        let unknown = || UNKNOWN.to_string();
+        Workload {
+            namespace: unknown(),
+            name: unknown(),
+            app: unknown(),
+            version: unknown(),
+            service: unknown(),
+            revision: unknown(),
+        }
+    }
+
+    /// The name of the cluster that it is in; Istio's is `Kubernetes`.
+    pub fn cluster(&self) -> &'static str {
+        if self.namespace == UNKNOWN { UNKNOWN } else { "Kubernetes" }
+    }
+}
+
+/// A service as metrics name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Service {
+    /// `nginx.default.svc.cluster.local`.
+    pub host: String,
+    /// `nginx`.
+    pub name: String,
+    /// `default`.
+    pub namespace: String,
+}
+
+impl Service {
+    /// A service by its host; one outside the cluster has its host for a name.
+    pub fn of_host(host: &str) -> Self {
+        let cluster = host.strip_suffix(".svc.cluster.local").and_then(|short| short.split_once('.'));
+        let (name, namespace) = cluster.unwrap_or((host, UNKNOWN));
+        Service { host: host.to_string(), name: name.to_string(), namespace: namespace.to_string() }
+    }
+
+    /// What Istio calls traffic that no service of the mesh is asked for: `PassthroughCluster`, `BlackHoleCluster`.
+    pub fn nobodys(name: &str, host: &str) -> Self {
+        Service { host: host.to_string(), name: name.to_string(), namespace: UNKNOWN.to_string() }
+    }
+}
