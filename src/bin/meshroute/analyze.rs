@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::input::{self, Input, Winner, World};
 use super::print::{self, Format, Ink, ink};
+use super::running::Running;
 
 /// What is to be analyzed.
 #[derive(clap::Args)]
@@ -23,10 +24,12 @@ Examples:
 Exit status: 0 no errors, 1 errors, 2 something could not be read")]
 pub struct Args {
     /// Files and folders; `-` is standard input
-    #[arg(value_name = "PATH", required_unless_present = "file")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["file", "mesh"], conflicts_with = "mesh")]
     paths: Vec<PathBuf>,
     #[command(flatten)]
     input: Input,
+    #[command(flatten)]
+    running: Running,
     /// Who wins where several VirtualServices claim one host
     #[arg(long, value_enum, default_value = "last-applied")]
     precedence: Winner,
@@ -37,7 +40,13 @@ pub struct Args {
 
 /// Prints what is wrong.
 pub fn run(args: &Args) -> ExitCode {
-    let world = input::read(&args.input.paths(&args.paths));
+    let world = match input::read_all(&args.input.paths(&args.paths), &args.running) {
+        Ok(world) => world,
+        Err(why) => {
+            print::complain(why);
+            return ExitCode::from(2);
+        }
+    };
     let mut all: Vec<Diagnostic> =
         world.findings.iter().filter(|finding| is_worth_telling(finding, &world)).cloned().collect();
     all.extend(findings(&world.resources, &world.surroundings, &args.precedence.mesh()));

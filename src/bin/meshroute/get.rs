@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::input::{self, Input};
 use super::print;
+use super::running::Running;
 
 /// What is to be listed.
 #[derive(clap::Args)]
@@ -23,6 +24,7 @@ Examples:
   meshroute get vs,dr -A -f config/
   meshroute get po -o wide -f config/
   meshroute get svc nginx -n shop -o yaml -f config/
+  meshroute get po -A --mesh 127.0.0.1:20001
 
 Exit status: 0 found, 1 no resource of this NAME, 2 unknown kind, or something could not be read")]
 pub struct Args {
@@ -33,6 +35,8 @@ pub struct Args {
     name: Option<String>,
     #[command(flatten)]
     input: Input,
+    #[command(flatten)]
+    running: Running,
     /// The namespace to look in
     #[arg(short, long, default_value = "default")]
     namespace: String,
@@ -97,11 +101,10 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(kinds) => kinds,
         Err(why) => return fail(2, &why),
     };
-    let paths = args.input.paths(&[]);
-    if paths.is_empty() {
-        return fail(2, "name a file or folder with `-f`");
-    }
-    let world = input::read(&paths);
+    let world = match input::read_all(&args.input.paths(&[]), &args.running) {
+        Ok(world) => world,
+        Err(why) => return fail(2, &why),
+    };
     for finding in world.findings.iter().filter(|finding| input::is_worth_telling(finding)) {
         eprintln!("{finding}");
     }

@@ -9,6 +9,8 @@ use meshroute::kubernetes::{assign_addresses, pods};
 use meshroute::model::{Object, Pod};
 use meshroute::{Diagnostic, Mesh, Precedence, Reader, Reading, ResourceRef, Resources, Severity};
 
+use super::running::{self, Running};
+
 /// Which resources are looked at.
 #[derive(clap::Args)]
 pub struct Input {
@@ -53,8 +55,25 @@ impl Input {
     }
 }
 
+/// Reads what a running mesh has in force, or some paths; leniently.
+///
+/// # Errors
+///
+/// Neither a mesh nor a path was named, or the mesh does not answer.
+pub fn read_all(paths: &[PathBuf], running: &Running) -> Result<World, String> {
+    let Some(address) = running.address() else {
+        return match paths {
+            [] => Err("name a file or folder with `-f`, or a running mesh with `--mesh`".into()),
+            _ => Ok(read(paths)),
+        };
+    };
+    let mut reader = Reader::new(Reading::Lenient);
+    reader.text(&running::resources(address)?, &format!("http://{address}/api/resources"));
+    Ok(world(reader, ""))
+}
+
 /// Reads some paths leniently.
-pub fn read(paths: &[PathBuf]) -> World {
+fn read(paths: &[PathBuf]) -> World {
     let mut reader = Reader::new(Reading::Lenient);
     let mut stdin = String::new();
     for path in paths {
@@ -67,9 +86,13 @@ pub fn read(paths: &[PathBuf]) -> World {
             Err(error) => reader.text(&format!("# {error}\n]\n"), "-"),
         }
     }
+    world(reader, &stdin)
+}
+
+fn world(reader: Reader, stdin: &str) -> World {
     let mut world = World { resources: Resources::new(), surroundings: Surroundings::default(), findings: Vec::new() };
     world.findings = world.resources.apply_read(reader);
-    world.surroundings = surroundings(&world.findings, &stdin);
+    world.surroundings = surroundings(&world.findings, stdin);
     assign_addresses(&mut world.resources);
     world
 }

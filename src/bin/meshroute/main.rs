@@ -6,6 +6,7 @@ mod get;
 mod input;
 mod print;
 mod route;
+mod running;
 mod validate;
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ Examples:
   meshroute validate config/
   meshroute analyze -f config/
   meshroute get vs,dr,po -A -f config/
+  meshroute get po -A --mesh 127.0.0.1:20001
 
 `meshroute COMMAND --help` says more about each"
 )]

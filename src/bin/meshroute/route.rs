@@ -3,7 +3,6 @@
 mod words;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use meshroute::plan::{Action, Destination, Origin};
@@ -15,12 +14,13 @@ use serde_json::{Value, json};
 
 use super::input::{self, Client, Input, Winner};
 use super::print::{self, Format, Ink, ink};
+use super::running::Running;
 use words::{changes, endpoints, name, outcome, percent, policy, rule_of};
 
 /// What is asked.
 #[derive(clap::Args)]
 #[command(
-    override_usage = "meshroute route -f <PATH> [OPTIONS] [METHOD] <URL>",
+    override_usage = "meshroute route -f <PATH> [OPTIONS] [METHOD] <URL>\n       meshroute route --mesh <ADDRESS> [OPTIONS] [METHOD] <URL>",
     after_help = "\
 The host is looked up as the client's DNS would: `nginx` is the service of its own namespace.
 Services without an address and Deployments without pods get made-up ones.
@@ -43,6 +43,8 @@ pub struct Args {
     second: Option<String>,
     #[command(flatten)]
     input: Input,
+    #[command(flatten)]
+    running: Running,
     /// Who asks: NAMESPACE, NAMESPACE/POD (or its Deployment, or how its name begins), or NAMESPACE/KEY=VALUE,..
     #[arg(long, default_value = "default", value_name = "CLIENT")]
     from: String,
@@ -96,11 +98,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 fn answer(args: &Args) -> Result<u8, String> {
     let ask = ask(args)?;
-    let paths: Vec<PathBuf> = args.input.paths(&[]);
-    if paths.is_empty() {
-        return Err("name a file or folder with `-f`".into());
-    }
-    let world = input::read(&paths);
+    let world = input::read_all(&args.input.paths(&[]), &args.running)?;
     for finding in world.findings.iter().filter(|finding| input::is_worth_telling(finding)) {
         eprintln!("{finding}");
     }
