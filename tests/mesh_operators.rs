@@ -1,0 +1,450 @@
+//! What operators look at while the small mesh runs: metrics, access log, the graph, and every part's own page. Knows
+//! nothing of the library. Two tests need a real Prometheus and a real Chromium.
+#![cfg(unix)]
+
+#[path = "support/served.rs"]
+mod served;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use served::{Folder, PATIENCE, Served, exchange, get};
+
+/// The labels without which Kiali passes over a series.
+const LABELS: [&str; 23] = [
+    "reporter",
+    "source_workload",
+    "source_workload_namespace",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_workload",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_service",
+    "destination_service_name",
+    "destination_service_namespace",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+];
+
+fn json(socket: &str, target: &str) -> Value {
+    let answer = get(socket, target, "");
+    serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{target}: {error}: {}", answer.body))
+}
+
+/// Waits until something is there.
+fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Where a sidecar has its own page.
+fn page_of(served: &Served, pod: &str) -> String {
+    let (status, part) = (served.status(), format!("sidecar default/{pod}"));
+    let found =
+        status["subscribers"].as_array().unwrap().iter().find(|one| one["part"].as_str().unwrap().starts_with(&part));
+    format!("127.0.0.1:{}", found.unwrap_or_else(|| panic!("no {part} in {status}"))["admin"])
+}
+
+/// One line of Prometheus' text form, taken apart.
+struct Series {
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
+fn series(text: &str) -> Vec<Series> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(one_series).collect()
+}
+
+fn one_series(line: &str) -> Series {
+    let (head, value) = line.rsplit_once(' ').unwrap();
+    let (name, labels) = head.split_once('{').unwrap_or((head, "}"));
+    let labels = labels.strip_suffix('}').unwrap_or_else(|| panic!("{line}"));
+    let pairs = labels.split("\",").filter(|pair| !pair.is_empty()).map(|pair| pair.split_once("=\"").unwrap());
+    let labels = pairs.map(|(name, value)| (name.to_string(), value.trim_end_matches('"').to_string())).collect();
+    Series { name: name.to_string(), labels, value: value.parse().unwrap() }
+}
+
+/// How often requests ended in some way, as a proxy's page has it.
+fn count(page: &str, wanted: &[(&str, &str)]) -> f64 {
+    let all = series(&get(page, "/stats/prometheus", "").body);
+    let fits =
+        |one: &&Series| wanted.iter().all(|(name, value)| one.labels.get(*name).map(String::as_str) == Some(*value));
+    all.iter().filter(|one| one.name == "istio_requests_total").filter(fits).map(|one| one.value).sum()
+}
+
+#[test]
+fn every_request_is_counted_and_written_down_as_istio_does_it() {
+    let folder = Folder::new("counted");
+    let served = Served::start(&folder);
+    let master = page_of(&served, "nginx-deployment-master");
+    assert_eq!(get(&master, "/healthz/ready", "").status(), "200");
+    for _ in 0..7 {
+        assert_eq!(served.ask(Some("2")).status(), "200");
+    }
+    let unhealthy = (0..40).filter(|_| served.ask(Some("1")).status() == "503").count() as f64;
+    get(&served.proxy, "http://nobody.example:81/x", "");
+
+    let canary = [
+        ("response_code", "200"),
+        ("response_flags", "-"),
+        ("source_workload", "nginx-deployment-master"),
+        ("destination_workload", "nginx-deployment-canary-2"),
+        ("destination_service", "nginx.default.svc.cluster.local"),
+        ("destination_service_name", "nginx"),
+        ("destination_service_namespace", "default"),
+        ("request_protocol", "http"),
+        ("reporter", "source"),
+    ];
+    until("all are counted", || (count(&master, &canary) == 7.0).then_some(()));
+    let nobody = [("response_code", "503"), ("response_flags", "UH"), ("destination_workload", "unknown")];
+    assert_eq!(count(&master, &nobody), unhealthy);
+    assert_eq!(count(&master, &[("destination_service_name", "PassthroughCluster"), ("response_code", "502")]), 1.0);
+    assert_eq!(count(&master, &[]), 48.0);
+
+    let all = series(&get(&master, "/stats/prometheus", "").body);
+    for one in all.iter().filter(|one| one.name != "istio_build") {
+        let missing: Vec<_> =
+            LABELS.iter().filter(|name| one.labels.get(**name).is_none_or(String::is_empty)).collect();
+        assert!(missing.is_empty(), "{} lacks {missing:?}", one.name);
+        assert!(one.labels.contains_key("response_code") && one.labels.contains_key("grpc_response_status"));
+    }
+    for name in ["istio_request_duration_milliseconds", "istio_request_bytes", "istio_response_bytes"] {
+        let sum = |end: &str| -> f64 {
+            let named = all.iter().filter(|one| one.name == format!("{name}{end}"));
+            let whole = named.filter(|one| one.labels.get("le").is_none_or(|bound| bound == "+Inf"));
+            whole.map(|one| one.value).sum()
+        };
+        assert_eq!((sum("_count"), sum("_bucket")), (48.0, 48.0), "{name}");
+    }
+
+    let log = std::fs::read_to_string(&served.log).unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.starts_with('[')).collect();
+    assert_eq!(lines.len(), 48, "{log}");
+    let line = lines[0];
+    assert!(line.contains("] \"GET / HTTP/1.1\" 200 - via_upstream - \"-\" 0 "), "{line}");
+    let cluster = " outbound|5000|canary-2|nginx.default.svc.cluster.local - ";
+    assert!(line.contains(&format!("{cluster}{} 127.0.0.1:", served.proxy)), "{line}");
+    let unhealthy_lines = lines.iter().filter(|line| line.contains("\" 503 UH no_healthy_upstream - \"-\" 0 19 "));
+    assert_eq!(unhealthy_lines.count() as f64, unhealthy);
+    assert!(
+        lines[47].contains("\"GET /x HTTP/1.1\" 502 ") && lines[47].contains("PassthroughCluster"),
+        "{}",
+        lines[47]
+    );
+}
+
+#[test]
+fn the_access_log_may_be_json() {
+    let folder = Folder::new("json");
+    let served = Served::start_with(&folder, &["--access-log", "json"]);
+    let id = "x-request-id: 11111111-2222-4333-8444-555555555555\r\nuser-agent: a \"test\"\r\n";
+    get(&served.proxy, "http://nginx:5000/a?b=c", &format!("canary_id: 2\r\n{id}"));
+    let line = until("the line is written", || {
+        let log = std::fs::read_to_string(&served.log).unwrap();
+        log.lines().find(|line| line.contains("11111111-2222")).map(str::to_string)
+    });
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        (&line["method"], &line["path"], &line["response_code"]),
+        (&"GET".into(), &"/a?b=c".into(), &404.into())
+    );
+    assert_eq!((&line["user_agent"], &line["response_flags"]), (&"a \"test\"".into(), &"-".into()));
+    assert_eq!(line["upstream_cluster"], "outbound|5000|canary-2|nginx.default.svc.cluster.local");
+    let reason = line["reason"].as_str().unwrap();
+    assert!(reason.contains("rule 2 of VirtualService default/nginx (nginx-vs.yaml:"), "{reason}");
+}
+
+#[test]
+fn a_client_that_leaves_is_written_down_too() {
+    let folder = Folder::new("leaves");
+    let served = Served::start(&folder);
+    folder.write(
+        "slow.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: slow}\nspec:\n  hosts: \
+         [nginx.default.svc.cluster.local]\n  http:\n    - match: [{uri: {exact: /slow}}]\n      fault: {delay: {fixedDelay: \
+         60s, percentage: {value: 100}}}\n      route: [{destination: {host: nginx.default.svc.cluster.local, subset: \
+         online}}]\n",
+    );
+    served.until("the rule is in force", |status| status["settled"] == true && status["readings"].as_u64() > Some(1));
+    let mut client = std::net::TcpStream::connect(&served.proxy).unwrap();
+    std::io::Write::write_all(&mut client, b"GET http://nginx:5000/slow HTTP/1.1\r\nHost: nginx:5000\r\n\r\n").unwrap();
+    drop(client);
+    let line = until("the line is written", || {
+        let log = std::fs::read_to_string(&served.log).unwrap();
+        log.lines().find(|line| line.contains("\"GET /slow HTTP/1.1\"")).map(str::to_string)
+    });
+    assert!(line.contains("\" 0 DC downstream_remote_disconnect "), "{line}");
+    assert_eq!(
+        count(&page_of(&served, "nginx-deployment-master"), &[("response_code", "0"), ("response_flags", "DC")]),
+        1.0
+    );
+}
+
+/// The edges of the graph that have traffic: ends, and requests.
+fn edges(graph: &Value) -> BTreeMap<(String, String), u64> {
+    let all = graph["elements"]["edges"].as_array().unwrap().iter().map(|edge| &edge["data"]);
+    let busy = all.filter(|edge| edge["meshroute"]["requests"].as_u64() > Some(0));
+    let end = |edge: &Value, end: &str| edge[end].as_str().unwrap().to_string();
+    busy.map(|edge| ((end(edge, "source"), end(edge, "target")), edge["meshroute"]["requests"].as_u64().unwrap()))
+        .collect()
+}
+
+fn edge(from: &str, to: &str) -> (String, String) {
+    (from.to_string(), to.to_string())
+}
+
+#[test]
+fn the_graph_shows_what_was_measured_and_the_rule_behind_it() {
+    let folder = Folder::new("graph");
+    let served = Served::start(&folder);
+    let idle = json(&served.page, "/api/graph");
+    assert!(edges(&idle).is_empty(), "{idle}");
+    assert!(idle["elements"]["nodes"].as_array().unwrap().iter().all(|node| node["data"]["isIdle"] == true));
+
+    for _ in 0..5 {
+        served.ask(Some("2"));
+        served.ask(None);
+    }
+    let refused = (0..30).filter(|_| served.ask(Some("1")).status() == "503").count() as u64;
+    let (master, nginx) = ("workload/default/nginx-deployment-master", "service/default/nginx");
+    let graph = until("the graph has all of them", || {
+        let graph = json(&served.page, "/api/namespaces/graph?duration=5m");
+        (edges(&graph).get(&edge(master, nginx)) == Some(&40)).then_some(graph)
+    });
+    let mut expected = BTreeMap::from([(edge(master, nginx), 40)]);
+    expected.insert(edge(nginx, "workload/default/nginx-deployment-canary-2"), 5);
+    expected.insert(edge(nginx, "workload/default/nginx-deployment"), 5);
+    expected.insert(edge(nginx, "workload/default/nginx-deployment-canary-1"), 30 - refused);
+    assert_eq!(edges(&graph), expected);
+
+    let all = graph["elements"]["edges"].as_array().unwrap();
+    let find = |from: &str, to: &str| {
+        &all.iter().find(|one| one["data"]["source"] == from && one["data"]["target"] == to).unwrap()["data"]
+    };
+    let asked = find(master, nginx);
+    let flags = &asked["traffic"]["responses"]["503"]["flags"];
+    assert_eq!(flags["UH"], format!("{:.1}", refused as f64 / 0.4), "{asked}");
+    let rules = find(nginx, "workload/default/nginx-deployment-canary-2")["meshroute"]["rules"].as_array().unwrap();
+    assert_eq!((rules.len(), &rules[0]["requests"]), (1, &5.into()));
+    let rule = &rules[0]["rule"];
+    assert_eq!(
+        (&rule["name"], &rule["when"]),
+        (&"rule 2 of VirtualService default/nginx".into(), &"canary_id is 2".into())
+    );
+    assert!(rule["place"].as_str().unwrap().starts_with("nginx-vs.yaml:"), "{rule}");
+    let nodes = graph["elements"]["nodes"].as_array().unwrap();
+    let service = &nodes.iter().find(|node| node["data"]["id"] == nginx).unwrap()["data"];
+    assert_eq!((&service["nodeType"], &service["hasTrafficShifting"]), (&"service".into(), &true.into()), "{service}");
+
+    let behind = json(&served.page, "/api/node?id=service/default/nginx");
+    let resources: Vec<_> =
+        behind["resources"].as_array().unwrap().iter().map(|one| one["resource"].as_str().unwrap()).collect();
+    assert_eq!(resources, ["DestinationRule default/nginx", "Service default/nginx", "VirtualService default/nginx"]);
+    assert_eq!(behind["rules"].as_array().unwrap().len(), 3);
+    assert!(behind["findings"].to_string().contains("canary-11"), "{behind}");
+    assert_eq!(get(&served.page, "/api/node?id=service/default/none", "").status(), "404");
+    assert_eq!(get(&served.page, "/api/graph?duration=soon", "").status(), "400");
+}
+
+#[test]
+fn every_part_says_what_is_in_force_and_why() {
+    let folder = Folder::new("says");
+    let served = Served::start(&folder);
+    let master = page_of(&served, "nginx-deployment-master");
+    let from = json(&served.page, "/api/targets");
+    let pod = from
+        .as_array()
+        .unwrap()
+        .iter()
+        .find_map(|one| one["labels"]["pod"].as_str().filter(|pod| pod.contains("master")));
+    let name = format!("default/{}", pod.unwrap());
+    assert!(from.to_string().contains(&master), "{from}");
+    let own = json(&master, "/config_dump");
+    assert_eq!(own, json(&served.page, &format!("/config_dump?from={name}")));
+    assert!(own.to_string().contains("\"place\":\"nginx-vs.yaml:"), "{own}");
+
+    let question = "url=http://nginx:5000/&header=canary_id:%202";
+    let told = get(&master, &format!("/explain?{question}"), "").body;
+    assert_eq!(told, get(&served.page, &format!("/explain?from={name}&{question}"), "").body);
+    assert!(told.contains("won: VirtualService default/nginx, spec.http[1]"), "{told}");
+    let story = json(&master, &format!("/explain?format=json&{question}"));
+    assert!(story["reason"].as_str().unwrap().contains("nginx-vs.yaml:"), "{story}");
+
+    let metrics = get(&served.page, "/metrics", "").body;
+    for wanted in [
+        "pilot_xds_pushes{type=",
+        "pilot_services 1",
+        "pilot_proxy_convergence_time_count ",
+        "istio_build{component=\"pilot\"",
+    ] {
+        assert!(metrics.contains(wanted), "`{wanted}` is missing in\n{metrics}");
+    }
+    assert_eq!(get(&served.page, "/healthz/ready", "").status(), "200");
+    assert!(get(&served.page, "/api/resources", "").body.contains("kind: DestinationRule"));
+    let page = get(&served.page, "/", "Accept: text/html,*/*\r\n");
+    assert!(page.head.contains("default-src 'none'") && page.body.contains("<svg"), "{}", page.head);
+    let elsewhere = ["src=\"http", "href=\"http", "url(http", "@import", "//cdn"];
+    assert!(elsewhere.iter().all(|word| !page.body.contains(word)), "the page needs something from elsewhere");
+}
+
+/// A process that ends with the test, and a folder of its own.
+struct Guest {
+    child: Child,
+    room: PathBuf,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.room);
+    }
+}
+
+fn room(name: &str) -> PathBuf {
+    let room = std::env::temp_dir().join(format!("meshroute-test-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&room).unwrap();
+    room
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A real Prometheus with the configuration that is shipped, but for where discovery is and how often it looks.
+fn prometheus(served: &Served) -> (Guest, String) {
+    let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/mesh/prometheus.yml");
+    let shipped = std::fs::read_to_string(shipped).unwrap();
+    assert!(shipped.contains("http://127.0.0.1:20001/api/targets") && shipped.contains("scrape_interval: 5s"));
+    let config = shipped.replace("127.0.0.1:20001", &served.page).replace("scrape_interval: 5s", "scrape_interval: 1s");
+    let (room, address) = (room("prometheus"), format!("127.0.0.1:{}", free_port()));
+    std::fs::write(room.join("prometheus.yml"), config).unwrap();
+    let mut command = Command::new("prometheus");
+    command.arg(format!("--config.file={}", room.join("prometheus.yml").display()));
+    command.arg(format!("--storage.tsdb.path={}", room.join("data").display()));
+    command.arg(format!("--web.listen-address={address}"));
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("Debian's package `prometheus`");
+    (Guest { child, room }, address)
+}
+
+fn query(prometheus: &str, text: &str) -> Option<Value> {
+    let escaped: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    // HTTP/1.0: the answer comes in one piece.
+    let head = format!("GET /api/v1/query?query={escaped} HTTP/1.0\r\nHost: {prometheus}\r\n\r\n");
+    let answer = exchange(prometheus, head, Vec::new())?;
+    let answer: Value = serde_json::from_str(&answer.body).ok()?;
+    Some(answer["data"]["result"].clone())
+}
+
+#[test]
+#[ignore = "needs a real Prometheus; .ci/run runs it"]
+fn a_real_prometheus_reads_every_part() {
+    let folder = Folder::new("prometheus");
+    let served = Served::start(&folder);
+    let (_guest, prometheus) = prometheus(&served);
+    let unhealthy = (0..20).filter(|_| served.ask(Some("1")).status() == "503").count();
+    for _ in 0..12 {
+        served.ask(Some("2"));
+    }
+    let value = |text: &str| {
+        let result = query(&prometheus, text)?;
+        result[0]["value"][1].as_str()?.parse::<f64>().ok()
+    };
+    // Four sidecars, the gateway, and discovery itself.
+    until("all parts are read", || (value("sum(up)") == Some(6.0)).then_some(()));
+    until("all requests are there", || (value("sum(istio_requests_total)") == Some(32.0)).then_some(()));
+    assert_eq!(value("sum(istio_requests_total{response_flags=\"UH\",response_code=\"503\"})"), Some(unhealthy as f64));
+    assert_eq!(value("sum(istio_requests_total{destination_workload=\"nginx-deployment-canary-2\"})"), Some(12.0));
+    assert_eq!(value("sum(istio_request_duration_milliseconds_count)"), Some(32.0));
+    let slow = "histogram_quantile(0.95, sum by (le) (istio_request_duration_milliseconds_bucket))";
+    assert!(value(slow).is_some_and(|ms| ms > 0.0));
+    assert!(value("pilot_xds_pushes") >= Some(5.0));
+    for one in query(&prometheus, "istio_requests_total").unwrap().as_array().unwrap() {
+        let missing: Vec<_> = LABELS.iter().filter(|name| one["metric"][**name].is_null()).collect();
+        assert!(missing.is_empty() && !one["metric"]["response_code"].is_null(), "{missing:?} in {one}");
+    }
+}
+
+/// What a real Chromium makes of the page: the document once it has come to rest.
+fn browse(served: &Served, fragment: &str, picture: &str) -> (String, Vec<u8>) {
+    let room = room(&format!("chromium{picture}"));
+    let image = room.join("page.png");
+    let flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
+                 --disable-component-update --disable-sync --hide-scrollbars --window-size=1280,800 --enable-logging=stderr \
+                 --virtual-time-budget=6000";
+    let run = |last: &str| {
+        let mut command = Command::new("chromium");
+        command.args(flags.split_whitespace()).arg(format!("--user-data-dir={}", room.join("profile").display()));
+        command.arg(last).arg(format!("http://{}/{fragment}", served.page)).stdin(Stdio::null());
+        let output = command.output().expect("Debian's package `chromium`");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        let complaints: Vec<_> = said.lines().filter(|line| line.contains("CONSOLE")).collect();
+        assert!(complaints.is_empty(), "{complaints:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let document = run("--dump-dom");
+    run(&format!("--screenshot={}", image.display()));
+    let pixels = std::fs::read(&image).unwrap();
+    let _ = std::fs::remove_dir_all(&room);
+    (document, pixels)
+}
+
+#[test]
+#[ignore = "needs a real Chromium; .ci/run runs it"]
+fn a_real_browser_shows_the_mesh() {
+    let folder = Folder::new("chromium");
+    let served = Served::start(&folder);
+    for _ in 0..30 {
+        served.ask(Some("1"));
+        served.ask(Some("2"));
+    }
+    until("the graph has all of them", || {
+        let all: u64 = edges(&json(&served.page, "/api/graph")).values().sum();
+        (all > 60).then_some(())
+    });
+    let (light, light_pixels) = browse(
+        &served,
+        "#theme=light&select=service/default/nginx~workload/default/nginx-deployment-canary-1",
+        "light",
+    );
+    for wanted in [
+        "nginx-deployment-master",
+        "% errors",
+        "rule 1 of VirtualService default/nginx",
+        "nginx-vs.yaml:",
+        "canary_id is 1",
+        "95 % within",
+    ] {
+        assert!(light.contains(wanted), "`{wanted}` is missing in\n{}", light.split_once("<body>").unwrap().1);
+    }
+    // Nothing moves once it is drawn.
+    assert!(light.contains("data-shift=\"0\"") && !light.contains("data-error"), "{}", &light[..300]);
+    let (dark, dark_pixels) = browse(&served, "#theme=dark&url=http://nginx:5000/&header=canary_id:%201", "dark");
+    for wanted in ["data-theme=\"dark\"", "won: VirtualService default/nginx", "no pods", "50 %"] {
+        assert!(dark.contains(wanted), "`{wanted}` is missing in\n{}", dark.split_once("<body>").unwrap().1);
+    }
+    assert!(light_pixels.len() > 20_000 && dark_pixels.len() > 20_000 && light_pixels != dark_pixels);
+}
