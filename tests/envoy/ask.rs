@@ -223,7 +223,7 @@ fn http(dice: &mut Dice, plan: &Plan) -> Ask {
     }
     let written: Vec<_> = targets.iter().copied().filter(|(_, _, route)| route.origin.is_some()).collect();
     let pool = if written.is_empty() || dice.chance(8) { &targets } else { &written };
-    if pool.is_empty() || dice.chance(4) {
+    if pool.is_empty() || dice.chance(6) {
         return stranger(dice, plan);
     }
     let (listener, host, route) = dice.one(pool);
@@ -254,7 +254,7 @@ fn http(dice: &mut Dice, plan: &Plan) -> Ask {
 fn stranger(dice: &mut Dice, plan: &Plan) -> Ask {
     let open = |listener: &&Listener| can_be_asked(listener) && matches!(listener.port, 80 | 8080);
     let port = listeners(plan).find(open).map_or(80, |listener| listener.port);
-    let mut ask = empty(IpAddr::from([10, 255, 0, 1]), if dice.chance(15) { 4444 } else { port });
+    let mut ask = empty(IpAddr::from([10, 255, 0, 1]), if dice.chance(35) { 4444 } else { port });
     ask.authority = dice.one(&["nobody.test", "web.nowhere", "10.1.2.3", "example.com"]).into();
     ask.path = dice.one(&["/", "/a", "/a?q=1"]).into();
     ask
