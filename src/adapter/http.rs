@@ -176,21 +176,34 @@ fn text(refusal: &Refusal<'_>) -> &'static str {
 
 /// `application/grpc`, alone or with a `+` behind it (Envoy, `Grpc::Common::hasGrpcContentType`).
 fn is_grpc(request: &Request<'_>) -> bool {
-    request.headers.any("content-type", &mut |value| {
+    is_grpc_type(request.headers)
+}
+
+pub(crate) fn is_grpc_type(headers: &dyn Headers) -> bool {
+    headers.any("content-type", &mut |value| {
         value.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
     })
 }
 
 fn refuse_grpc(refusal: &Refusal<'_>) -> Response<Vec<u8>> {
+    grpc(refusal.grpc.unwrap_or(grpc_status(refusal.status)), text(refusal))
+}
+
+fn grpc(status: u8, text: &str) -> Response<Vec<u8>> {
     let mut response = Response::new(Vec::new());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    let status = refusal.grpc.unwrap_or(grpc_status(refusal.status));
     headers.insert(HeaderName::from_static("grpc-status"), u16::from(status).into());
-    if !text(refusal).is_empty() {
-        headers.insert(HeaderName::from_static("grpc-message"), HeaderValue::from_static(text(refusal)));
+    if let (false, Ok(text)) = (text.is_empty(), HeaderValue::from_str(text)) {
+        headers.insert(HeaderName::from_static("grpc-message"), text);
     }
     response
+}
+
+/// An answer of a proxy that could not get one, to a client that may speak gRPC.
+#[cfg(feature = "tower")]
+pub(crate) fn made_here(status: u16, text: &str, speaks_grpc: bool) -> Response<Vec<u8>> {
+    if speaks_grpc { grpc(grpc_status(status), text) } else { reply(status, text.as_bytes()) }
 }
 
 /// Envoy's `Grpc::Utility::httpToGrpcStatus`.

@@ -18,6 +18,7 @@ pub struct Chosen {
     taken: Option<Taken>,
     mirrors: Vec<Arc<Cluster>>,
     delay: Option<Duration>,
+    roll: Roll,
 }
 
 impl Chosen {
@@ -30,6 +31,7 @@ impl Chosen {
             taken: Taken::of(decision),
             mirrors: decision.mirrors(roll).filter_map(|mirror| cluster(mirror.cluster)).collect(),
             delay: decision.delay,
+            roll: *roll,
         })
     }
 
@@ -67,6 +69,11 @@ impl Chosen {
     /// The clusters that get a copy this time.
     pub fn mirrors(&self) -> &[Arc<Cluster>] {
         &self.mirrors
+    }
+
+    /// The request's dice, for further choices.
+    pub fn roll(&self) -> &Roll {
+        &self.roll
     }
 
     /// How long to wait first (an injected delay).

@@ -13,29 +13,35 @@ use tower_service::Service;
 use super::body::RoutedBody;
 use super::chosen::Chosen;
 use crate::adapter::http::{Change, answer};
-use crate::decision::Outcome;
+use crate::decision::{Decision, Outcome};
 use crate::live::Live;
 use crate::request::Connection;
 use crate::roll::Roll;
 
 /// Puts routing before a service.
 #[derive(Clone, Debug)]
-pub struct RouteLayer<C = Port, R = fn() -> Roll> {
-    rules: Rules<C, R>,
+pub struct RouteLayer<C = Port, R = fn() -> Roll, H = Quiet> {
+    rules: Rules<C, R, H>,
 }
+
+/// What is told of decisions if nobody listens: nothing.
+pub type Quiet = fn(&crate::request::Request<'_>, &Decision<'_>);
+
+fn quiet(_: &crate::request::Request<'_>, _: &Decision<'_>) {}
 
 /// What layer and service share.
 #[derive(Clone, Debug)]
-struct Rules<C, R> {
+struct Rules<C, R, H> {
     live: Arc<Live>,
     connection: C,
     roll: R,
+    decided: H,
 }
 
 impl RouteLayer {
     /// Routes every request as one to this port, without address or TLS, with fresh entropy.
     pub fn new(live: Arc<Live>, port: u16) -> Self {
-        RouteLayer { rules: Rules { live, connection: Port(port), roll: Roll::random } }
+        RouteLayer { rules: Rules { live, connection: Port(port), roll: Roll::random, decided: quiet } }
     }
 }
 
@@ -45,15 +51,24 @@ impl<C> RouteLayer<C> {
     where
         C: for<'e> Fn(&'e Extensions) -> Connection<'e>,
     {
-        RouteLayer { rules: Rules { live, connection, roll: Roll::random } }
+        RouteLayer { rules: Rules { live, connection, roll: Roll::random, decided: quiet } }
     }
 }
 
-impl<C, R> RouteLayer<C, R> {
+impl<C, R, H> RouteLayer<C, R, H> {
     /// With these dice: called once per request.
-    pub fn rolls<F: Fn() -> Roll>(self, roll: F) -> RouteLayer<C, F> {
-        let Rules { live, connection, .. } = self.rules;
-        RouteLayer { rules: Rules { live, connection, roll } }
+    pub fn rolls<F: Fn() -> Roll>(self, roll: F) -> RouteLayer<C, F, H> {
+        let Rules { live, connection, decided, .. } = self.rules;
+        RouteLayer { rules: Rules { live, connection, roll, decided } }
+    }
+
+    /// Tells each decision, for metrics and logs. Called in the midst of a request, so it should be quick.
+    pub fn on_decision<F>(self, decided: F) -> RouteLayer<C, R, F>
+    where
+        F: Fn(&crate::request::Request<'_>, &Decision<'_>),
+    {
+        let Rules { live, connection, roll, .. } = self.rules;
+        RouteLayer { rules: Rules { live, connection, roll, decided } }
     }
 }
 
@@ -82,8 +97,8 @@ where
     }
 }
 
-impl<S, C: Clone, R: Clone> Layer<S> for RouteLayer<C, R> {
-    type Service = RouteService<S, C, R>;
+impl<S, C: Clone, R: Clone, H: Clone> Layer<S> for RouteLayer<C, R, H> {
+    type Service = RouteService<S, C, R, H>;
 
     fn layer(&self, inner: S) -> Self::Service {
         RouteService { inner, rules: self.rules.clone() }
@@ -92,17 +107,18 @@ impl<S, C: Clone, R: Clone> Layer<S> for RouteLayer<C, R> {
 
 /// A service with routing before it; made by [`RouteLayer`].
 #[derive(Clone, Debug)]
-pub struct RouteService<S, C = Port, R = fn() -> Roll> {
+pub struct RouteService<S, C = Port, R = fn() -> Roll, H = Quiet> {
     inner: S,
-    rules: Rules<C, R>,
+    rules: Rules<C, R, H>,
 }
 
-impl<S, C, R, B, D> Service<Request<B>> for RouteService<S, C, R>
+impl<S, C, R, H, B, D> Service<Request<B>> for RouteService<S, C, R, H>
 where
     S: Service<Request<B>, Response = Response<D>>,
     D: Body<Data: From<Vec<u8>>>,
     C: Arrival,
     R: Fn() -> Roll,
+    H: Fn(&crate::request::Request<'_>, &Decision<'_>),
 {
     type Response = Response<RoutedBody<D>>;
     type Error = S::Error;
@@ -134,7 +150,12 @@ enum Ask {
     Go { change: Change, chosen: Option<Chosen> },
 }
 
-impl<C: Arrival, R: Fn() -> Roll> Rules<C, R> {
+impl<C, R, H> Rules<C, R, H>
+where
+    C: Arrival,
+    R: Fn() -> Roll,
+    H: Fn(&crate::request::Request<'_>, &Decision<'_>),
+{
     fn ask<B>(&self, request: &Request<B>) -> Ask {
         let connection = self.connection.connection(request.extensions());
         let mut asked = crate::adapter::http::request(request, connection.port).address(connection.address);
@@ -143,6 +164,7 @@ impl<C: Arrival, R: Fn() -> Roll> Rules<C, R> {
         }
         let (router, roll) = (self.live.load(), (self.roll)());
         let decision = router.decide(&asked, &roll);
+        (self.decided)(&asked, &decision);
         if let Some(response) = answer(&decision, &asked) {
             return Ask::End(response);
         }

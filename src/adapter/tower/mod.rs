@@ -28,11 +28,17 @@
 
 mod body;
 mod chosen;
+mod crew;
 mod layer;
+mod replay;
+mod upstream;
 
 pub use body::RoutedBody;
 pub use chosen::Chosen;
-pub use layer::{Arrival, Port, RouteFuture, RouteLayer, RouteService};
+pub use crew::{BodyError, LeasedBody};
+pub use layer::{Arrival, Port, Quiet, RouteFuture, RouteLayer, RouteService};
+pub use replay::Replay;
+pub use upstream::{Attempt, Clock, Upstream};
 
 #[cfg(test)]
 mod tests;
