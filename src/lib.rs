@@ -93,7 +93,7 @@
 //! |---|---|
 //! | (none) | the core: no async runtime, no sockets |
 //! | `http` | `adapter::http`: questions from and answers for the types of `http` 1.x |
-//! | `tower` | `adapter::tower`: a Layer that asks once per request |
+//! | `tower` | `adapter::tower`: a Layer that asks once per request, and a Service that sends it on |
 //! | `tls` | `adapter::tls` and `adapter::proxy_protocol`: what the first bytes of a connection say |
 //! | `cli` | the command `meshroute` |
 //!

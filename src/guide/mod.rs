@@ -6,6 +6,7 @@
 //! - [`export_to`]: who sees what, namespace by namespace.
 //! - [`embedding`]: step by step into a program of your own.
 //! - [`connections`]: TLS and TCP connections that are passed on as they are.
+//! - [`tower`]: a gateway on tower, hyper or axum.
 //! - [`write_your_own`]: a whole adapter for a transport of your own.
 //! - [`findings`]: every diagnostic by its code, and what to do about it.
 //! - [`untrusted`]: what is bounded, and where.
@@ -26,6 +27,10 @@ pub mod embedding {}
 #[cfg(feature = "tls")]
 #[doc = include_str!("connections.md")]
 pub mod connections {}
+
+#[cfg(feature = "tower")]
+#[doc = include_str!("tower.md")]
+pub mod tower {}
 
 #[doc = include_str!("write_your_own.md")]
 pub mod write_your_own {}

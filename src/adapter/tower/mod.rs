@@ -1,8 +1,11 @@
-//! A [`tower`](https://docs.rs/tower) layer that asks once per request.
+//! [`tower`](https://docs.rs/tower) on both sides: a layer that asks once per request, and a service that sends it on.
 //!
-//! What ends here (redirects, direct responses, refusals) is answered without calling the service inside. What goes on
-//! is rewritten, and carries its destination as the extension [`Chosen`]; the response's headers are edited on the way
-//! back. Nothing is boxed, and nothing waits: delays, timeouts, retries and mirrors are handed on in [`Chosen`].
+//! [`RouteLayer`] answers what ends here (redirects, direct responses, refusals) without calling the service inside. What
+//! goes on is rewritten, and carries its destination as the extension [`Chosen`]; the response's headers are edited on the
+//! way back. Nothing is boxed, and nothing waits: delays, timeouts, retries and mirrors are handed on in [`Chosen`].
+//!
+//! [`Upstream`] is a service to put inside: it does what [`Chosen`] says, by a sender and a clock of the host's. Whoever
+//! has a better one leaves it out:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -42,3 +45,5 @@ pub use upstream::{Attempt, Clock, Upstream};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upstream_tests;

@@ -31,6 +31,9 @@ struct Shared<B: Body> {
     latest: u32,
 }
 
+/// What polling a body comes to.
+type Polled<D, E> = Poll<Option<Result<Frame<D>, E>>>;
+
 enum Kept<D> {
     Data(D),
     Trailers(HeaderMap),
@@ -69,7 +72,7 @@ impl<B: Body> Source<B> {
 
 impl<B: Body<Data: Clone>> Shared<B> {
     /// Reads a frame from the client.
-    fn read(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn read(&mut self, context: &mut Context<'_>) -> Polled<B::Data, B::Error> {
         let frame = std::task::ready!(self.body.as_mut().poll_frame(context));
         match &frame {
             Some(Ok(frame)) => self.keep(frame),

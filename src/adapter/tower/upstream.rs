@@ -333,10 +333,9 @@ fn stickiness(chosen: &Chosen, parts: &Parts) -> (Option<u64>, Option<HeaderValu
 /// The request for an endpoint.
 fn addressed<B>(parts: &Parts, endpoint: &Endpoint, body: B) -> Request<B> {
     let mut parts = parts.clone();
-    if let (Some(named), false) = (parts.uri.authority(), parts.headers.contains_key(HOST)) {
-        if let Ok(host) = HeaderValue::from_str(named.as_str()) {
-            parts.headers.insert(HOST, host);
-        }
+    let named = parts.uri.authority().and_then(|named| HeaderValue::from_str(named.as_str()).ok());
+    if let (Some(named), false) = (named, parts.headers.contains_key(HOST)) {
+        parts.headers.insert(HOST, named);
     }
     if let Ok(authority) = Authority::try_from(endpoint.to_string()) {
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
