@@ -5,6 +5,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 
+use meshroute::balance::key::{Keyed, hash};
+use meshroute::balance::{Ask, Balancer, Ended, Tried, Tries};
+use meshroute::plan::{Cluster, Endpoint, HashKey, LoadBalancer, Retry};
 use meshroute::{
     Connection, Live, Mesh, Outcome, Plan, Reading, Request, Resources, Roll, Router, TlsHello, Viewpoint,
 };
@@ -221,4 +224,54 @@ fn the_counter_counts() {
     let host = format!("NGINX.{}", "a".repeat(100));
     assert!(allocations(|| ask(&router, "GET", &host, b"/", &[])) > 0);
     assert!(allocations(|| router.lookup("NGINX").len()) > 0);
+}
+
+#[test]
+fn choosing_an_endpoint_allocates_nothing() {
+    let now = std::time::Duration::from_secs(9);
+    for method in [
+        LoadBalancer::LeastRequest,
+        LoadBalancer::RoundRobin,
+        LoadBalancer::Random,
+        LoadBalancer::RingHash(1_024),
+        LoadBalancer::Maglev(65_537),
+    ] {
+        for weights in [[1, 1, 1], [1, 2, 5]] {
+            let mut cluster = Cluster::missing("nginx", "", 80);
+            let endpoint = |(n, weight): (usize, u32)| {
+                let mut endpoint = Endpoint::new(&format!("10.0.0.{n}"), 80, "");
+                endpoint.weight = weight;
+                endpoint
+            };
+            cluster.endpoints = weights.into_iter().enumerate().map(endpoint).collect();
+            cluster.policy.load_balancer = method.clone();
+            let balancer = std::cell::RefCell::new(Balancer::new(&cluster, "", Roll::seeded(1), now));
+            let headers = [("cookie", "user=jane"), ("x-user", "jane"), ("x-user", "joe")];
+            let request = Keyed { headers: &headers, path: b"/?user=jane", source: Some([10, 0, 0, 1].into()) };
+            let keys = [
+                HashKey::Header("x-user".into()),
+                HashKey::Query("user".into()),
+                HashKey::SourceIp,
+                HashKey::Cookie { name: "user".into(), path: "".into(), ttl: None },
+            ];
+            let count = allocations(|| {
+                let mut balancer = balancer.borrow_mut();
+                let mut ask = Ask::new(Roll::random(), now);
+                let first = balancer.pick(&ask).unwrap().host;
+                balancer.begin(first);
+                let before = [first];
+                ask.before = &before;
+                for key in &keys {
+                    ask.hash = hash(key, &request);
+                    let next = balancer.pick(&ask).unwrap().host;
+                    balancer.begin(next);
+                    balancer.end(next, Ended::Answered(503), now);
+                }
+                balancer.end(first, Ended::Answered(200), now);
+            });
+            assert_eq!(count, 0, "{method:?} {weights:?}");
+        }
+    }
+    let policy = Retry::built_in();
+    assert_eq!(allocations(|| Tries::new(&policy).judge(Tried::answered(503), 7)), 0);
 }

@@ -1,5 +1,6 @@
 //! The endpoints of a cluster: which one is next, and how each fares.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,11 +130,11 @@ impl Balancer {
             return;
         }
         self.set_policy(&cluster.policy, now);
-        let mut before = std::mem::take(&mut self.hosts);
+        let key = |endpoint: &Endpoint| (Arc::clone(&endpoint.address), endpoint.port);
+        let before = std::mem::take(&mut self.hosts).into_iter();
+        let mut before: HashMap<_, Host> = before.map(|host| (key(&host.endpoint), host)).collect();
         for endpoint in cluster.endpoints.iter() {
-            let is_it = |host: &Host| host.endpoint.port == endpoint.port && host.endpoint.address == endpoint.address;
-            let known = before.iter().position(is_it).map(|at| before.swap_remove(at));
-            let host = match known {
+            let host = match before.remove(&key(endpoint)) {
                 Some(host) => Host { endpoint: endpoint.clone(), ..host },
                 None => self.host(endpoint, now),
             };
@@ -216,11 +217,16 @@ impl Balancer {
     /// is then ended as [`Ended::Abandoned`], so that it does not count twice.
     pub fn report(&mut self, host: HostId, ended: Ended, now: Duration) {
         self.look(now);
-        let all = self.hosts.len();
+        let (Some(known), Some(settings)) = (known(&mut self.hosts, host), &self.outlier) else { return };
+        if known.record.note(settings, ended) && !known.record.is_ejected() {
+            self.eject(host, now);
+        }
+    }
+
+    fn eject(&mut self, host: HostId, now: Duration) {
         let ejected = self.hosts.iter().filter(|host| host.record.is_ejected()).count();
-        let (Some(host), Some(settings)) = (known(&mut self.hosts, host), &self.outlier) else { return };
-        let failed = host.record.note(settings, ended);
-        if failed && !host.record.is_ejected() && settings.allows(ejected, all) {
+        let allowed = self.outlier.as_ref().is_some_and(|settings| settings.allows(ejected, self.hosts.len()));
+        if let Some(host) = known(&mut self.hosts, host).filter(|_| allowed) {
             host.record.eject(now);
             self.rebuild(now);
         }
