@@ -176,6 +176,95 @@ fn the_access_log_may_be_json() {
     assert!(reason.contains("rule 2 of VirtualService default/nginx (nginx-vs.yaml:"), "{reason}");
 }
 
+/// Sends a request through the sidecar to a server of the test's own, and says what head arrived there.
+fn arrived(served: &Served, headers: &str) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            std::io::Read::read_exact(&mut stream, &mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        String::from_utf8(head).unwrap()
+    });
+    assert_eq!(get(&served.proxy, &format!("http://{address}/x?y=z"), headers).status(), "200");
+    server.join().unwrap()
+}
+
+fn traceparent(head: &str) -> Option<&str> {
+    head.lines().find_map(|line| line.strip_prefix("traceparent: "))
+}
+
+#[test]
+fn a_trace_goes_on_and_has_a_span_for_each_proxy() {
+    let folder = Folder::new("traced");
+    let spans = folder.0.with_extension("spans");
+    let served = Served::start_with(&folder, &["--spans", spans.to_str().unwrap()]);
+    let (trace, before) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+    let head = arrived(&served, &format!("traceparent: 00-{trace}-{before}-01\r\ntracestate: a=b\r\n"));
+    let sent: Vec<&str> = traceparent(&head).unwrap().split('-').collect();
+    assert_eq!((sent[0], sent[1], sent[3]), ("00", trace, "01"));
+    assert!(sent[2].len() == 16 && sent[2] != before && head.contains("tracestate: a=b"), "{head}");
+    // What was not sampled stays so and passes as it is; what is no trace is not gone on with.
+    let unsampled = format!("00-{trace}-{before}-00");
+    assert_eq!(traceparent(&arrived(&served, &format!("traceparent: {unsampled}\r\n"))), Some(&*unsampled));
+    let fresh = arrived(&served, &format!("traceparent: 00-{}-{before}-01\r\n", "0".repeat(32)));
+    assert!(!traceparent(&fresh).unwrap().contains(&"0".repeat(32)), "{fresh}");
+
+    let written = until("both spans are written", || {
+        let text = std::fs::read_to_string(&spans).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (lines.len() == 2).then_some(lines)
+    });
+    let span = &written[0]["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+    assert_eq!(
+        (&span["traceId"], &span["parentSpanId"], &span["spanId"]),
+        (&trace.into(), &before.into(), &sent[2].into())
+    );
+    let attributes = span["attributes"].to_string();
+    assert!(
+        attributes.contains("{\"key\":\"http.response.status_code\",\"value\":{\"stringValue\":\"200\"}}"),
+        "{span}"
+    );
+    assert!(attributes.contains("PassthroughCluster") && attributes.contains("\"/x\""), "{span}");
+    let service = &written[0]["resourceSpans"][0]["resource"]["attributes"][0]["value"]["stringValue"];
+    assert_eq!(service, "nginx-master.default");
+    std::fs::remove_file(spans).unwrap();
+}
+
+#[test]
+fn without_spans_a_trace_passes_as_it_is() {
+    let folder = Folder::new("untraced");
+    let served = Served::start(&folder);
+    let sent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let head = arrived(&served, &format!("traceparent: {sent}\r\n"));
+    assert_eq!(traceparent(&head), Some(sent));
+    assert_eq!(traceparent(&arrived(&served, "")), None);
+    assert!(head.contains("x-request-id: "), "{head}");
+}
+
+#[test]
+fn precheck_says_what_a_machine_lacks() {
+    let folder = Folder::new("precheck");
+    let precheck = |more: &[&str]| {
+        let output = Command::new(served::program()).arg("precheck").arg(&folder.0).args(more).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), said)
+    };
+    let (good, said) = precheck(&[]);
+    assert!(good && said.contains("4 pods: 12 processes") && said.contains("A mesh can run here"), "{said}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (good, said) = precheck(&["--address", &taken.local_addr().unwrap().to_string()]);
+    assert!(!good && said.lines().any(|line| line.starts_with("NO  page")), "{said}");
+    folder.write("broken.yaml", "] no yaml");
+    let (good, said) = precheck(&[]);
+    assert!(!good && said.lines().any(|line| line.starts_with("NO  folder") && line.contains("broken.yaml")), "{said}");
+}
+
 #[test]
 fn a_client_that_leaves_is_written_down_too() {
     let folder = Folder::new("leaves");

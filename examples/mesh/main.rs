@@ -32,6 +32,7 @@ mod retry;
 mod scene;
 mod serve;
 mod session;
+mod spans;
 mod status;
 mod wire;
 mod workload;
@@ -50,6 +51,7 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
                        (without DIR: on the scenario nginx-canary)
     --access-log text|json   how requests are written down: Istio's default
                              text form, or JSON
+    --spans FILE             write a span for each request, as OpenTelemetry's JSON
     --address ADDRESS:PORT   where the page with the graph is (127.0.0.1:20001)
   mesh precheck [DIR]  say whether this machine can run it: ports, privileges, tools
 

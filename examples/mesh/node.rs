@@ -45,6 +45,8 @@ pub type Parts = BTreeMap<String, Alive>;
 pub struct Settings {
     /// How requests are written down.
     access_log: Encoding,
+    /// Where spans are written, if they are made.
+    spans: Option<String>,
     /// Where discovery's page is to be.
     page: Page,
 }
@@ -69,7 +71,11 @@ impl Settings {
             [one] => Page::Here(one.parse().map_err(|_| format!("`--address {one}` is no ADDRESS:PORT"))?),
             _ => return Err("`--address` is given more than once".into()),
         };
-        Ok(Settings { access_log: Encoding::parse(args.all("access-log"))?, page })
+        Ok(Settings {
+            access_log: Encoding::parse(args.all("access-log"))?,
+            spans: args.all("spans").first().cloned(),
+            page,
+        })
     }
 
     /// Where the page is wanted, if somewhere else than usual.
@@ -90,8 +96,9 @@ impl Settings {
     }
 
     /// What sidecars and gateways are told of it.
-    fn of_proxies(&self) -> [String; 2] {
-        ["--access-log".into(), self.access_log.to_string()]
+    fn of_proxies(&self) -> Vec<String> {
+        let spans = self.spans.iter().flat_map(|file| ["--spans".to_string(), file.clone()]);
+        ["--access-log".into(), self.access_log.to_string()].into_iter().chain(spans).collect()
     }
 }
 

@@ -66,7 +66,11 @@ fn folder_reading(folder: &Path) -> (usize, Found) {
     let mut reader = Reader::new(Reading::Lenient);
     reader.path(folder);
     if let Some(error) = reader.findings().iter().find(|finding| finding.severity == Severity::Error) {
-        return (0, Bad(format!("{}: {}", folder.display(), error.message)));
+        let place = error
+            .place
+            .as_ref()
+            .map_or_else(|| folder.display().to_string(), |place| format!("{}:{}", place.file, place.line));
+        return (0, Bad(format!("{place}: {}", error.message)));
     }
     let mut resources = Resources::new();
     resources.apply_read(reader);

@@ -14,6 +14,7 @@ use hyper::body::{Body as _, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, Version};
+use tracing::Span;
 
 use crate::Failure;
 use crate::access_log::{self, Encoding};
@@ -21,6 +22,7 @@ use crate::args::Args;
 use crate::message::Ends;
 use crate::metrics::{Labels, Metrics, Observation, Via};
 use crate::pool::Body;
+use crate::spans;
 use crate::workload::{Service, UNKNOWN, Workload};
 
 /// Names a request across all that handle it.
@@ -35,8 +37,9 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// As the command line says: `--access-log`.
+    /// As the command line says: `--access-log`, `--spans`.
     pub fn of(args: &Args) -> Result<Self, String> {
+        spans::begin(args)?;
         Ok(Telemetry { metrics: Metrics::default(), encoding: Encoding::parse(args.all("access-log"))? })
     }
 }
@@ -91,11 +94,13 @@ pub struct Record {
     /// Who was asked for.
     pub service: Service,
     complete: bool,
+    span: Span,
 }
 
 impl Record {
     /// Begins one.
     pub fn begin(telemetry: &Arc<Telemetry>, parts: &mut Parts) -> Self {
+        let span = spans::open(&mut parts.headers);
         let (unknown, authority) = (Arc::new(Workload::unknown()), parts.uri.authority());
         let authority = authority.map_or_else(|| text(&parts.headers, &header::HOST), ToString::to_string);
         let request_id = HeaderValue::from_str(&uuid()).unwrap_or(HeaderValue::from_static("unknown"));
@@ -132,6 +137,7 @@ impl Record {
             destination: unknown,
             service: Service::nobodys(UNKNOWN, UNKNOWN),
             complete: false,
+            span,
         }
     }
 
@@ -196,6 +202,7 @@ impl Drop for Record {
         let seen =
             Observation { duration: self.duration().as_secs_f64() * 1e3, received: self.received(), sent: self.sent };
         self.telemetry.metrics.observe(self.labels(), self.via.clone(), &seen);
+        spans::close(&self.span, self);
         access_log::write(&self.telemetry.encoding.line(self));
     }
 }
