@@ -202,3 +202,46 @@ spec:
     assert!(text.contains("VirtualService default/db, spec.tcp[1] takes it"), "{text}");
     assert!(text.contains(&format!("{path}:20")), "{text}");
 }
+
+/// Answers one request for a running mesh's resources, as discovery would.
+fn running_mesh(status: &'static str, resources: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("it listens").to_string();
+    let discovery = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("somebody asks");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            std::io::Read::read_exact(&mut stream, &mut byte).expect("the head comes whole");
+            head.push(byte[0]);
+        }
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{resources}", resources.len());
+        stream.write_all(answer.as_bytes()).expect("it is read");
+        String::from_utf8(head).expect("it is text")
+    });
+    (address, discovery)
+}
+
+#[test]
+fn a_running_mesh_is_looked_at_as_files_are() {
+    let resources =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: default}\nspec: {ports: [{port: 80}]}\n";
+    let (address, discovery) = running_mesh("200 OK", resources);
+    let answer = meshroute(&["get", "svc", "--mesh", &address]);
+    let asked = discovery.join().expect("it has answered");
+    assert!(asked.starts_with("GET /api/resources HTTP/1.0\r\n"), "{asked}");
+    assert_eq!(answer.status.code(), Some(0), "{}", stderr(&answer));
+    assert!(stdout(&answer).contains("db"), "{}", stdout(&answer));
+
+    let (address, discovery) = running_mesh("404 Not Found", "");
+    let answer = meshroute(&["analyze", "--mesh", &format!("http://{address}/")]);
+    discovery.join().expect("it has answered");
+    assert_eq!(answer.status.code(), Some(2));
+    assert!(
+        stderr(&answer).contains(&format!("the mesh at {address}: it answers /api/resources with 404")),
+        "{}",
+        stderr(&answer)
+    );
+    let both = meshroute(&["get", "svc", "--mesh", &address, "-f", "config/"]);
+    assert_eq!(both.status.code(), Some(2));
+}
