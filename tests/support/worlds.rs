@@ -84,6 +84,7 @@ fn service(choices: &mut Choices<'_>) -> String {
         "{name: odd, port: 8080, targetPort: 9}",
         "{name: tcp, port: 9000}, {name: http, port: 80}",
         "{name: tls, port: 443}",
+        "{name: http, port: 80, targetPort: http}",
     ]);
     let kind = choices.one(&[
         "",
@@ -95,15 +96,18 @@ fn service(choices: &mut Choices<'_>) -> String {
         "type: ExternalName, externalName: ext.com, ",
         "type: ExternalName, externalName: b.x.svc.cluster.local, ",
     ]);
-    format!("{head}spec: {{{kind}selector: {}, ports: [{ports}]}}", labels(choices))
+    let selector = if choices.chance(15) { "{gw: g}".to_string() } else { labels(choices) };
+    format!("{head}spec: {{{kind}selector: {selector}, ports: [{ports}]}}")
 }
 
 fn pod(choices: &mut Choices<'_>) -> String {
     let (name, namespace) = (choices.one(&["p", "q", "r"]), choices.one(&NAMESPACES));
-    let labels = labels(choices);
+    // A gateway's own pods say where it listens.
+    let labels = if choices.chance(15) { "{gw: g}".to_string() } else { labels(choices) };
+    let ports = choices.one(&["{}", "{containers: [{name: c, ports: [{name: http, containerPort: 8080}]}]}"]);
     let ready = choices.one(&["True", "True", "False"]);
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}\n\
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}\nspec: {ports}\n\
          status: {{podIP: 10.1.0.{}, conditions: [{{type: Ready, status: '{ready}'}}]}}",
         choices.below(4)
     )
