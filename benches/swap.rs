@@ -84,7 +84,9 @@ fn readers(group: &mut BenchmarkGroup<'_, WallTime>, cells: &Cells, ask: &Ask) {
     let roll = Roll::seeded(1);
     group.bench_function("load", |b| b.iter(|| black_box(&*cells.live.load()).plan().listeners.len()));
     group.bench_function("load and decide", |b| {
-        b.iter(|| drop(black_box(cells.live.load().decide(&ask.request(), &roll))));
+        b.iter(|| {
+            black_box(cells.live.load().decide(&ask.request(), &roll));
+        });
     });
     group.bench_function("RwLock and clone", |b| b.iter(|| black_box(cells.locked()).plan().listeners.len()));
     group.bench_function("Mutex and clone", |b| b.iter(|| black_box(cells.exclusive()).plan().listeners.len()));

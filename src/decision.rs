@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::cors::{self, Verdict};
-use crate::path::{NormalPath, PathError};
+use crate::path::{NormalPath, PathError, PathView, normalize};
 use crate::plan::{
     Abort, Action, Cluster, Cors, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, HttpTable,
     Mirror, Origin, PathMatch, PathRewrite, Plan, RedirectPath, RequestLine, Route, Unclaimed, Unmatched, VirtualHost,
@@ -29,11 +29,16 @@ pub struct Decision<'a> {
     pub delay: Option<Duration>,
     picked: Option<&'a Destination>,
     let_in: Option<cors::Origin>,
-    path: Option<NormalPath<'a>>,
     method: &'a str,
     authority: &'a str,
+    /// Empty where no edit of a header could speak of it.
     scheme: &'static str,
-    forwarded: &'static str,
+    /// As it was sent, without its fragment; empty where no path was looked at.
+    sent: &'a [u8],
+    /// Whether `sent` has to be brought into normal form.
+    changed: bool,
+    /// Whether the virtual host sends this plain request to https.
+    encrypt: bool,
 }
 
 /// What becomes of a request or connection.
@@ -158,23 +163,26 @@ impl<'a> Decision<'a> {
             delay: None,
             picked: None,
             let_in: None,
-            path: None,
             method: "",
             authority: "",
-            scheme: "http",
-            forwarded: "http",
+            scheme: "",
+            sent: b"",
+            changed: false,
+            encrypt: false,
         }
     }
 
-    /// The outcome for a request that the virtual host `host` claimed and `route`, if any, took.
+    /// The outcome for a request that the virtual host `host` claimed and `route`, if any, took. `written` is the
+    /// request's path where that is in normal form.
     pub(crate) fn of(
         plan: &'a Plan,
         host: &'a VirtualHost,
         route: Option<&'a Route>,
-        question: Question<'a>,
+        request: &Request<'a>,
+        written: Option<PathView<'a>>,
+        question: &Question<'_>,
         roll: &Roll,
     ) -> Self {
-        let verdict = route.map_or(Verdict::None, |route| verdict(route, &question));
         let mut decision = Decision {
             outcome: Outcome::Refuse(Refusal::NO_ROUTE),
             host: Some(host),
@@ -182,35 +190,47 @@ impl<'a> Decision<'a> {
             delay: None,
             picked: None,
             let_in: None,
-            method: question.request.method,
-            authority: question.request.authority,
-            scheme: question.scheme,
-            forwarded: question.forwarded,
-            path: Some(question.path),
+            method: request.method,
+            authority: request.authority,
+            scheme: "",
+            sent: written.map_or(request.path, |path| path.as_bytes()),
+            changed: written.is_none(),
+            encrypt: host.require_tls && request.forwarded() != "https",
         };
-        if decision.must_encrypt() {
-            decision.outcome = Outcome::Redirect(301);
-            return decision;
-        }
-        let Some(route) = route else { return decision };
-        let (delay, abort) = route.fault.as_ref().map(|fault| fault.roll(roll)).unwrap_or_default();
-        decision.delay = delay;
-        if let Action::Forward(forward) = &route.action {
-            decision.picked = Destination::pick(&forward.destinations, roll.draw(Purpose::Route));
-        }
-        decision.outcome = match (abort, &route.action) {
-            (Some(abort), _) => Outcome::Refuse(Refusal::for_abort(abort)),
-            (None, Action::Redirect(redirect)) => Outcome::Redirect(redirect.code),
-            (None, Action::Direct(answer)) => Outcome::Direct(answer),
-            (None, Action::Forward(forward)) => match chosen(plan, &forward.destinations, decision.picked) {
-                Ok(chosen) => Outcome::Forward(Forwarded { forward: Some(forward), ..chosen }),
-                Err(refusal) => Outcome::Refuse(refusal),
-            },
-        };
-        if let (None, Some(cors)) = (abort, &route.cors) {
-            decision.cross(verdict, cors);
-        }
+        decision.act(plan, question, roll);
         decision
+    }
+
+    /// Works out what the route does.
+    fn act(&mut self, plan: &'a Plan, question: &Question<'_>, roll: &Roll) {
+        if self.encrypt {
+            self.outcome = Outcome::Redirect(301);
+            return;
+        }
+        let Some(route) = self.route else { return };
+        if let Action::Forward(forward) = &route.action {
+            self.picked = Destination::pick(&forward.destinations, || roll.draw(Purpose::Route));
+        }
+        if let Some(fault) = &route.fault {
+            let (delay, abort) = fault.roll(roll);
+            self.delay = delay;
+            if let Some(abort) = abort {
+                self.outcome = Outcome::Refuse(Refusal::for_abort(abort));
+                return;
+            }
+        }
+        self.outcome = match &route.action {
+            Action::Redirect(redirect) => Outcome::Redirect(redirect.code),
+            Action::Direct(answer) => Outcome::Direct(answer),
+            Action::Forward(forward) => forwarded(plan, forward, self.picked),
+        };
+        if route.request.is_made() || self.picked.is_some_and(|picked| picked.request.is_made()) {
+            self.scheme = question.scheme();
+        }
+        // Redirects and direct responses know nothing of origins.
+        if let (Action::Forward(_), Some(cors)) = (&route.action, &route.cors) {
+            self.cross(Verdict::of(cors, question), cors);
+        }
     }
 
     /// What the cross-origin policy says: after faults, before it matters whether the cluster can be used.
@@ -232,7 +252,7 @@ impl<'a> Decision<'a> {
         origin: Option<&'a Origin>,
         roll: &Roll,
     ) -> Self {
-        let picked = Destination::pick(destinations, roll.draw(Purpose::Route));
+        let picked = Destination::pick(destinations, || roll.draw(Purpose::Route));
         // A connection has no status to be refused with: it goes on to nobody.
         Decision::without_route(
             match picked.and_then(|picked| Some((plan.clusters.get(picked.cluster as usize)?, picked))) {
@@ -265,16 +285,22 @@ impl<'a> Decision<'a> {
     /// Path and query as the destination gets them: in normal form, then rewritten. Empty where the connection goes on
     /// as a whole, and where the path is refused.
     ///
-    /// Allocates only where the route rewrites the path.
-    pub fn path(&self) -> Cow<'_, [u8]> {
-        let Some(path) = &self.path else { return Cow::Borrowed(b"") };
+    /// Allocates only where the route rewrites the path, or the request sent one that is not in normal form.
+    pub fn path(&self) -> Cow<'a, [u8]> {
         match (&self.outcome, self.route) {
             (
                 Outcome::Forward(Forwarded { forward: Some(Forward { rewrite: Some(rewrite), .. }), .. }),
                 Some(route),
-            ) => Cow::Owned(rewritten(path, &route.condition.path, rewrite)),
-            _ => Cow::Borrowed(path.as_bytes()),
+            ) => Cow::Owned(rewritten(&self.normal_path(), &route.condition.path, rewrite)),
+            _ if self.changed => Cow::Owned(self.normal_path().as_bytes().to_vec()),
+            _ => Cow::Borrowed(self.sent),
         }
+    }
+
+    /// The path in normal form, worked out again: few ask for it, and it would make every decision large.
+    pub(crate) fn normal_path(&self) -> NormalPath<'a> {
+        // INVARIANT: a path without normal form was refused before any route took it.
+        normalize(self.sent).unwrap_or_default()
     }
 
     /// The authority as the destination gets it; `None`: as it was sent.
@@ -290,15 +316,17 @@ impl<'a> Decision<'a> {
     /// Allocates where a value speaks of others (`%REQ(x-user)%`).
     pub fn edit_request(&self, headers: &mut (impl EditHeaders + ?Sized)) {
         if let (Outcome::Forward(to), Some(route)) = (&self.outcome, self.route) {
-            let line = self.line();
+            let path = self.normal_path();
+            let line = self.line(&path);
             to.destination.request.apply_to(headers, &line);
             route.request.apply_to(headers, &line);
         }
     }
 
-    /// What the request has beside its headers, before it is rewritten. A path that is no text is not known.
-    pub(crate) fn line(&self) -> RequestLine<'_> {
-        let path = self.path.as_ref().and_then(|path| std::str::from_utf8(path.as_bytes()).ok()).unwrap_or_default();
+    /// What the request has beside its headers, before it is rewritten, with its [`normal_path`](Self::normal_path). A
+    /// path that is no text is not known.
+    pub(crate) fn line<'l>(&'l self, path: &'l NormalPath<'_>) -> RequestLine<'l> {
+        let path = std::str::from_utf8(path.as_bytes()).unwrap_or_default();
         RequestLine { method: self.method, authority: self.authority, path, scheme: self.scheme }
     }
 
@@ -308,7 +336,7 @@ impl<'a> Decision<'a> {
     /// preflight's answer has no part in them. Where the request's origin is let in, the headers that tell the browser
     /// so come last and win.
     pub fn edit_response(&self, headers: &mut (impl EditHeaders + ?Sized)) {
-        let answered = self.must_encrypt() || matches!(self.outcome, Outcome::Preflight(_));
+        let answered = self.encrypt || matches!(self.outcome, Outcome::Preflight(_));
         let Some(route) = self.route.filter(|_| !answered) else { return };
         // Envoy edits an abort by the entry of a route that forwards; a redirect or direct response has none.
         if matches!(self.outcome, Outcome::Refuse(_)) && !matches!(route.action, Action::Forward(_)) {
@@ -388,25 +416,22 @@ impl<'a> Decision<'a> {
     /// Source: Envoy's `newUri`: the query stays unless the new path has one; the authority stays with its port
     /// unless it is replaced, or the port belongs to a scheme that is.
     pub fn location(&self, request: &Request<'_>) -> Option<String> {
-        let (Outcome::Redirect(_), Some(path)) = (&self.outcome, &self.path) else { return None };
-        if self.must_encrypt() {
+        let Outcome::Redirect(_) = &self.outcome else { return None };
+        let path = self.normal_path();
+        if self.encrypt {
             // The authority stays as it is, also with port 80 (Envoy's `createSslRedirectPath`).
             return Some(format!("https://{}{}", request.authority, String::from_utf8_lossy(path.as_bytes())));
         }
         let route = self.route?;
         let Action::Redirect(redirect) = &route.action else { return None };
-        let scheme = redirect.scheme.as_deref().unwrap_or(self.scheme);
+        let scheme = redirect.scheme.as_deref().unwrap_or_else(|| request.known_scheme());
         let authority = match &redirect.authority {
             Some(authority) => authority,
-            None => kept_authority(request.authority, scheme, self.forwarded, redirect.port.is_some()),
+            None => kept_authority(request.authority, scheme, request.forwarded(), redirect.port.is_some()),
         };
         let port = redirect.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let path = redirected(path, &route.condition.path, redirect.path.as_ref());
+        let path = redirected(&path, &route.condition.path, redirect.path.as_ref());
         Some(format!("{scheme}://{authority}{port}{}", String::from_utf8_lossy(&path)))
-    }
-
-    fn must_encrypt(&self) -> bool {
-        self.host.is_some_and(|host| host.require_tls) && self.forwarded != "https"
     }
 }
 
@@ -437,18 +462,17 @@ fn hits(per_million: u32, draw: u64) -> bool {
 }
 
 /// The picked destination with its cluster, or why it cannot be used.
-fn chosen<'a>(
-    plan: &'a Plan,
-    all: &'a [Destination],
-    picked: Option<&'a Destination>,
-) -> Result<Forwarded<'a>, Refusal<'a>> {
+fn forwarded<'a>(plan: &'a Plan, forward: &'a Forward, picked: Option<&'a Destination>) -> Outcome<'a> {
+    let all = &forward.destinations;
     // INVARIANT: a compiled plan has no forward without destinations and no index without a cluster.
-    let destination = picked.or(all.first()).ok_or(Refusal::NO_ROUTE)?;
-    let cluster = plan.clusters.get(destination.cluster as usize).ok_or(Refusal::NO_ROUTE)?;
+    let Some(destination) = picked.or(all.first()) else { return Outcome::Refuse(Refusal::NO_ROUTE) };
+    let Some(cluster) = plan.clusters.get(destination.cluster as usize) else {
+        return Outcome::Refuse(Refusal::NO_ROUTE);
+    };
     if !cluster.takes_traffic() {
-        return Err(Refusal::for_cluster(cluster));
+        return Outcome::Refuse(Refusal::for_cluster(cluster));
     }
-    Ok(Forwarded { cluster, destination, forward: None, siblings: all, origin: None })
+    Outcome::Forward(Forwarded { cluster, destination, forward: Some(forward), siblings: all, origin: None })
 }
 
 /// What a rewrite makes of path and query.
@@ -503,14 +527,6 @@ fn kept_authority<'r>(authority: &'r str, scheme: &str, old_scheme: &str, other_
     if other_port || old_default { host } else { authority }
 }
 
-/// What a route's cross-origin policy says. Redirects and direct responses know nothing of origins.
-fn verdict(route: &Route, question: &Question<'_>) -> Verdict {
-    match (&route.action, &route.cors) {
-        (Action::Forward(_), Some(cors)) => Verdict::of(cors, question),
-        _ => Verdict::None,
-    }
-}
-
 /// What becomes of traffic that no listener or chain takes.
 pub(crate) fn unmatched(plan: &Plan) -> Decision<'_> {
     Decision::without_route(match plan.unmatched {
@@ -521,13 +537,17 @@ pub(crate) fn unmatched(plan: &Plan) -> Decision<'_> {
 }
 
 /// What becomes of a request whose host nobody claims. What passes through does so with its path in normal form.
-pub(crate) fn unclaimed<'a>(table: &'a HttpTable, question: Question<'a>) -> Decision<'a> {
+pub(crate) fn unclaimed<'a>(
+    table: &'a HttpTable,
+    request: &Request<'a>,
+    written: Option<PathView<'a>>,
+) -> Decision<'a> {
     let decision = Decision::without_route(match table.unclaimed {
         Unclaimed::Passthrough => Outcome::Passthrough,
         Unclaimed::BlockAll => Outcome::Refuse(Refusal::BLOCK_ALL),
         Unclaimed::NotFound => Outcome::Refuse(Refusal::NO_ROUTE),
     });
-    Decision { scheme: question.scheme, forwarded: question.forwarded, path: Some(question.path), ..decision }
+    Decision { sent: written.map_or(request.path, |path| path.as_bytes()), changed: written.is_none(), ..decision }
 }
 
 /// What becomes of a request whose path has no normal form.

@@ -7,10 +7,11 @@
 use std::fmt;
 
 use crate::decision::{Decision, Outcome, refused_path, unclaimed, unmatched};
-use crate::name::HostPattern;
+use crate::name::{HostPattern, host_of};
+use crate::path::as_written;
 use crate::plan::{Destination, HeaderMatch, Origin, PathMatch, QueryMatch, Route};
 use crate::plan::{HttpTable, Listener, Miss, Plan, Target, ValueMatch, VirtualHost};
-use crate::request::{Connection, Question, Request};
+use crate::request::{Connection, Question, Request, Room};
 use crate::roll::Roll;
 
 /// A decision, and the way to it.
@@ -133,22 +134,23 @@ impl Plan {
         roll: &Roll,
         steps: &mut Vec<Step<'a>>,
     ) -> Decision<'a> {
-        let question = match Question::new(request) {
+        let (written, mut room) = (as_written(request.path), Room::default());
+        let question = match Question::new(request, written, &mut room) {
             Ok(question) => question,
             Err(error) => {
                 steps.push(Step::BadPath(error.to_string()));
                 return refused_path(&error);
             }
         };
-        let Some((host, domain)) = claimant(table, question.host()) else {
-            let host = String::from_utf8_lossy(question.host()).into_owned();
-            steps.push(Step::NoHost { host, table });
-            return unclaimed(table, question);
+        let name = host_of(request.authority).to_ascii_lowercase();
+        let Some((host, domain)) = claimant(table, name.as_bytes()) else {
+            steps.push(Step::NoHost { host: name, table });
+            return unclaimed(table, request, written);
         };
         steps.push(Step::Host(host, domain));
         let route = winner(host, &question, steps);
         steps.push(route.map_or(Step::NoRoute, Step::Won));
-        Decision::of(self, host, route, question, roll)
+        Decision::of(self, host, route, request, written, &question, roll)
     }
 
     /// The listener for port and address: one bound to the address before one for any.
@@ -191,7 +193,7 @@ fn because(miss: &Miss<'_>, question: &Question<'_>) -> String {
     match miss {
         Miss::Path(test) => format!("the path is `{}`, not {}", text(question.path_only()), PathWords(test)),
         Miss::Method(test) => format!("the method is `{}`, not {}", question.request.method, ValueWords(test)),
-        Miss::Scheme(test) => format!("the scheme is `{}`, not {}", question.scheme, ValueWords(test)),
+        Miss::Scheme(test) => format!("the scheme is `{}`, not {}", question.scheme(), ValueWords(test)),
         Miss::Authority(test) => {
             format!("the authority is `{}`, not {}", question.request.authority, ValueWords(test))
         }

@@ -135,8 +135,9 @@ pub struct NameError {
 ///
 /// As Envoy's `getPortStart`: the port is cut whatever it says (`a:x` is `a`).
 pub fn host_of(authority: &str) -> &str {
-    let Some(colon) = authority.rfind(':') else { return authority };
-    match authority.rfind(']') {
+    let last = |byte| memchr::memrchr(byte, authority.as_bytes());
+    let Some(colon) = last(b':') else { return authority };
+    match last(b']') {
         Some(bracket) if bracket > colon => authority,
         _ => &authority[..colon],
     }

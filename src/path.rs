@@ -49,7 +49,43 @@ enum Text<'a> {
     Changed(SmallVec<[u8; INLINE]>),
 }
 
+impl Default for NormalPath<'_> {
+    /// The root.
+    fn default() -> Self {
+        NormalPath { text: Text::AsWritten(b"/"), path_len: 1 }
+    }
+}
+
+/// A path in normal form, with its query, wherever it is kept. Small, unlike [`NormalPath`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PathView<'a> {
+    text: &'a [u8],
+    path_len: usize,
+}
+
+impl<'a> PathView<'a> {
+    /// Path and query.
+    pub(crate) fn as_bytes(&self) -> &'a [u8] {
+        self.text
+    }
+
+    /// The path without its query.
+    pub(crate) fn path(&self) -> &'a [u8] {
+        &self.text[..self.path_len]
+    }
+
+    /// What follows the first `?`.
+    pub(crate) fn query(&self) -> Option<&'a [u8]> {
+        self.text.get(self.path_len + 1..)
+    }
+}
+
 impl NormalPath<'_> {
+    /// It, borrowed.
+    pub(crate) fn view(&self) -> PathView<'_> {
+        PathView { text: self.as_bytes(), path_len: self.path_len }
+    }
+
     /// Path and query.
     pub fn as_bytes(&self) -> &[u8] {
         match &self.text {
@@ -97,14 +133,14 @@ impl NormalPath<'_> {
 /// Source: Envoy's `HttpConnectionManager.normalize_path`, its `PathUtil::canonicalPath`, and the runtime flag
 /// `http_reject_path_with_fragment`, which Istio turns off.
 pub fn normalize(raw: &[u8]) -> Result<NormalPath<'_>, PathError> {
+    if let Some(PathView { text, path_len }) = as_written(raw) {
+        return Ok(NormalPath { text: Text::AsWritten(text), path_len });
+    }
     if raw.first() != Some(&b'/') {
         return Err(PathError::NotAbsolute);
     }
     let raw = &raw[..position(raw, b'#')];
     let (path, query) = raw.split_at(position(raw, b'?'));
-    if is_path_normal(path) {
-        return Ok(NormalPath { text: Text::AsWritten(raw), path_len: path.len() });
-    }
     let mut text = canonical(path)?;
     let path_len = text.len();
     text.extend_from_slice(query);
@@ -117,8 +153,37 @@ pub fn is_normal(raw: &[u8]) -> bool {
     path.first() == Some(&b'/') && is_path_normal(path) && !raw.contains(&b'#')
 }
 
+/// A path as it was sent, without its fragment, if it is in normal form already. One pass over it, mostly.
+pub(crate) fn as_written(raw: &[u8]) -> Option<PathView<'_>> {
+    if raw.first() != Some(&b'/') {
+        return None;
+    }
+    let mut path_len = raw.iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(raw.len());
+    if raw.get(path_len).is_some_and(|byte| !matches!(byte, b'?' | b'#')) {
+        // What a dot or an escape means depends on what stands behind it.
+        path_len = raw.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(raw.len());
+        if !is_path_normal(&raw[..path_len]) {
+            return None;
+        }
+    }
+    let query = raw[path_len..].first() == Some(&b'?');
+    let end = if query { path_len + position(&raw[path_len..], b'#') } else { path_len };
+    Some(PathView { text: &raw[..end], path_len })
+}
+
+/// Bytes that a normal path holds anywhere, whatever stands beside them.
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        plain[byte] = matches!(CLASSES[byte], Class::Pass | Class::Unreserved);
+        byte += 1;
+    }
+    plain
+};
+
 fn position(text: &[u8], byte: u8) -> usize {
-    text.iter().position(|b| *b == byte).unwrap_or(text.len())
+    memchr::memchr(byte, text).unwrap_or(text.len())
 }
 
 /// What the canonicaliser does with a byte.

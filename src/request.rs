@@ -1,15 +1,14 @@
 //! The question: one request or connection, borrowed from the caller.
 //!
-//! Knows what a request carries and what is derived from it once (host without port in lower case, path in normal
-//! form). Knows nothing of rules.
+//! Knows what a request carries and what is derived from it once (path in normal form, scheme). Knows nothing of rules.
 
+use std::cell::Cell;
 use std::fmt;
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use crate::name::host_of;
-use crate::path::{NormalPath, PathError, normalize};
+use crate::path::{NormalPath, PathError, PathView, normalize};
 
 /// Where the headers of a request are looked up. One small trait, so that no host has to copy its own.
 ///
@@ -181,37 +180,45 @@ impl<'a> Connection<'a> {
     }
 }
 
+/// Where a path is kept that had to be brought into normal form: on the caller's stack, and empty mostly.
+#[derive(Default)]
+pub(crate) struct Room<'q>(Option<NormalPath<'q>>);
+
 /// A request with what is derived from it once and used for every candidate.
 pub(crate) struct Question<'q> {
-    pub(crate) request: Request<'q>,
-    pub(crate) path: NormalPath<'q>,
-    pub(crate) scheme: &'static str,
-    /// What `x-forwarded-proto` says, or the connection where it is missing; empty where it is no scheme.
-    pub(crate) forwarded: &'static str,
-    host: SmallVec<[u8; 64]>,
+    pub(crate) request: &'q Request<'q>,
+    pub(crate) path: PathView<'q>,
+    scheme: Cell<Option<&'static str>>,
 }
 
 impl<'q> Question<'q> {
-    /// Derives what is asked often. Allocates only for a host of more than 64 bytes with capitals in it, or a path
-    /// that is not normal and outgrows [`NormalPath`]'s buffer.
-    pub(crate) fn new(request: &Request<'q>) -> Result<Self, PathError> {
-        let path = normalize(request.path)?;
-        let mut host: SmallVec<[u8; 64]> = SmallVec::from_slice(host_of(request.authority).as_bytes());
-        host.make_ascii_lowercase();
-        let forwarded = forwarded_proto(request);
-        let said = || if forwarded.is_empty() { encryption(request) } else { forwarded };
-        let scheme = known_scheme(request.scheme.as_bytes()).unwrap_or_else(said);
-        Ok(Question { request: *request, path, scheme, forwarded, host })
-    }
-
-    /// The authority's host, lower-cased, without port.
-    pub(crate) fn host(&self) -> &[u8] {
-        &self.host
+    /// Derives what is asked often. Allocates only for a path that is not normal and outgrows [`NormalPath`]'s buffer.
+    ///
+    /// `written` is the request's path where that is in normal form.
+    pub(crate) fn new(
+        request: &'q Request<'q>,
+        written: Option<PathView<'q>>,
+        room: &'q mut Room<'q>,
+    ) -> Result<Self, PathError> {
+        let path = match written {
+            Some(path) => path,
+            None => room.0.insert(normalize(request.path)?).view(),
+        };
+        Ok(Question { request, path, scheme: Cell::new(None) })
     }
 
     /// The path without query.
-    pub(crate) fn path_only(&self) -> &[u8] {
+    pub(crate) fn path_only(&self) -> &'q [u8] {
         self.path.path()
+    }
+
+    /// The scheme: only few routes ask for it, and it may take a look at the headers.
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.scheme.get().unwrap_or_else(|| {
+            let scheme = self.request.known_scheme();
+            self.scheme.set(Some(scheme));
+            scheme
+        })
     }
 
     /// Whether some line of a header satisfies `test`. Pseudo headers (`:authority`, ...) have one line each.
@@ -220,21 +227,28 @@ impl<'q> Question<'q> {
             ":method" => test(self.request.method.as_bytes()),
             ":authority" | "host" => test(self.request.authority.as_bytes()),
             ":path" => test(self.path.as_bytes()),
-            ":scheme" => test(self.scheme.as_bytes()),
+            ":scheme" => test(self.scheme().as_bytes()),
             _ if has_one_value(name) => joined(self.request.headers, name, test),
             _ => self.request.headers.any(name, test),
         }
     }
 
     /// The value of the first query parameter of this name: raw bytes, `&` the only separator, `?q` is `?q=`.
-    pub(crate) fn query(&self, name: &[u8]) -> Option<&[u8]> {
-        self.path.query()?.split(|&b| b == b'&').find_map(|pair| {
-            let (key, value) = match pair.iter().position(|&b| b == b'=') {
-                Some(at) => (&pair[..at], &pair[at + 1..]),
-                None => (pair, &pair[pair.len()..]),
-            };
-            (key == name).then_some(value)
-        })
+    pub(crate) fn query(&self, name: &[u8]) -> Option<&'q [u8]> {
+        let mut query = self.path.query()?;
+        // A key ends at its first `=`: none contains one.
+        if memchr::memchr(b'=', name).is_some() {
+            return None;
+        }
+        loop {
+            let end = memchr::memchr(b'&', query);
+            let pair = &query[..end.unwrap_or(query.len())];
+            match pair.strip_prefix(name) {
+                Some([b'=', value @ ..]) => return Some(value),
+                Some(nothing @ []) => return Some(nothing),
+                _ => query = &query[end? + 1..],
+            }
+        }
     }
 }
 
@@ -255,26 +269,34 @@ pub(crate) fn joined(headers: &dyn Headers, name: &str, test: &mut dyn FnMut(&[u
     test(&value)
 }
 
-/// What `x-forwarded-proto` says, or the connection where it is missing. Empty where it says neither `http` nor `https`,
-/// as do several lines together: Envoy keeps one value of it.
-fn forwarded_proto(request: &Request<'_>) -> &'static str {
-    let (mut said, mut lines, mut missing) = ("", 0, true);
-    request.headers.any("x-forwarded-proto", &mut |value| {
-        missing = false;
-        lines += u32::from(!value.is_empty());
-        said = known_scheme(value).unwrap_or(said);
-        lines > 1
-    });
-    match (missing, lines) {
-        (true, _) => encryption(request),
-        (false, 1) => said,
-        (false, _) => "",
+impl Request<'_> {
+    /// `http` or `https`: what the request says, else what [`forwarded`](Self::forwarded) says, else the connection.
+    pub(crate) fn known_scheme(&self) -> &'static str {
+        let said = known_scheme(self.scheme.as_bytes()).unwrap_or_else(|| self.forwarded());
+        if said.is_empty() { self.encryption() } else { said }
     }
-}
 
-/// The scheme that the connection speaks for.
-fn encryption(request: &Request<'_>) -> &'static str {
-    if request.tls.is_some() { "https" } else { "http" }
+    /// What `x-forwarded-proto` says, or the connection where it is missing. Empty where it says neither `http` nor
+    /// `https`, as do several lines together: Envoy keeps one value of it.
+    pub(crate) fn forwarded(&self) -> &'static str {
+        let (mut said, mut lines, mut missing) = ("", 0, true);
+        self.headers.any("x-forwarded-proto", &mut |value| {
+            missing = false;
+            lines += u32::from(!value.is_empty());
+            said = known_scheme(value).unwrap_or(said);
+            lines > 1
+        });
+        match (missing, lines) {
+            (true, _) => self.encryption(),
+            (false, 1) => said,
+            (false, _) => "",
+        }
+    }
+
+    /// The scheme that the connection speaks for.
+    fn encryption(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
 }
 
 fn known_scheme(text: &[u8]) -> Option<&'static str> {
@@ -285,6 +307,11 @@ fn known_scheme(text: &[u8]) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Whether the lines of a header are matched one by one, as they came.
+pub(crate) fn is_plain_header(name: &str) -> bool {
+    !name.starts_with(':') && name != "host" && !has_one_value(name)
 }
 
 /// Whether Envoy keeps one value for a header, so that several lines of it are joined with commas, empty ones left

@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::decision::{Decision, Outcome, refused_path, unclaimed, unmatched};
-use crate::plan::{Chain, HttpTable, List, Listener, Plan, Target};
-use crate::request::{Connection, Question, Request};
+use crate::name::host_of;
+use crate::path::as_written;
+use crate::plan::{Chain, HttpTable, List, Listener, Plan, Rest, Target};
+use crate::request::{Connection, Question, Request, Room};
 use crate::roll::Roll;
 use crate::table::{FastMap, HostIndex, RouteTable};
 
@@ -49,7 +51,7 @@ impl Router {
     ///
     /// # Allocates
     /// Nothing, but for what outgrows its place on the stack: a path of more than 256 bytes that is not in normal form,
-    /// a host of more than 64 bytes, several lines of a header that [has one value](crate::has_one_value) of more than
+    /// a host of more than 64 bytes with capitals in it, several lines of a header that [has one value](crate::has_one_value) of more than
     /// 256 bytes together; and, once a thread, the work space of a regex.
     pub fn decide<'a>(&'a self, request: &Request<'a>, roll: &Roll) -> Decision<'a> {
         let connection = Connection { port: request.port, address: request.address, tls: request.tls };
@@ -107,16 +109,18 @@ impl Router {
         request: &Request<'a>,
         roll: &Roll,
     ) -> Decision<'a> {
-        let question = match Question::new(request) {
+        let (written, mut room) = (as_written(request.path), Room::default());
+        let question = match Question::new(request, written, &mut room) {
             Ok(question) => question,
             Err(error) => return refused_path(&error),
         };
-        let found = index.and_then(|index| Some((index, index.hosts.find(question.host())? as usize)));
-        let Some((index, at)) = found else { return unclaimed(table, question) };
+        let name = host_of(request.authority).as_bytes();
+        let found = index.and_then(|index| Some((index, index.hosts.find(name)? as usize)));
+        let Some((index, at)) = found else { return unclaimed(table, request, written) };
         let host = &table.hosts[at];
-        let holds = |id: u32| host.routes[id as usize].condition.miss(&question).is_none();
+        let holds = |id: u32, rest: Rest| host.routes[id as usize].condition.rest_holds(rest, &question);
         let route = index.routes[at].first(&question, holds).map(|id| &host.routes[id as usize]);
-        Decision::of(&self.plan, host, route, question, roll)
+        Decision::of(&self.plan, host, route, request, written, &question, roll)
     }
 }
 

@@ -32,9 +32,15 @@ use crate::decision::{Decision, Outcome, Refusal};
 use crate::plan::{Action, Destination, EditHeaders, Forward, RequestLine, Route};
 use crate::request::{Headers, Request};
 
+/// Up to so many lines are looked through rather than looked up, for which a name would have to be parsed and hashed.
+const FEW: usize = 16;
+
 /// Looks names up without allocating.
 impl Headers for HeaderMap {
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        if self.len() <= FEW {
+            return self.iter().any(|(known, value)| known.as_str() == name && test(value.as_bytes()));
+        }
         self.get_all(name).iter().any(|value| test(value.as_bytes()))
     }
 }
@@ -246,7 +252,8 @@ impl Line {
         if !to.destination.request.is_made() && !decision.route?.request.is_made() {
             return None;
         }
-        let RequestLine { method, authority, path, scheme } = decision.line();
+        let path = decision.normal_path();
+        let RequestLine { method, authority, path, scheme } = decision.line(&path);
         let [method, authority, path, scheme] = [method, authority, path, scheme].map(str::to_string);
         Some(Box::new(Line { method, authority, path, scheme }))
     }

@@ -85,12 +85,13 @@ impl Destination {
     /// Envoy's weighted choice: `draw % total` walks the half-open intervals `[0, w1)`, `[w1, w1 + w2)`, ...
     ///
     /// One alone is picked whatever its weight; `None` where there are none, or all weights are 0.
-    pub fn pick(destinations: &[Destination], draw: u64) -> Option<&Destination> {
+    /// `draw` is asked only where there are several.
+    pub fn pick(destinations: &[Destination], draw: impl FnOnce() -> u64) -> Option<&Destination> {
         if let [only] = destinations {
             return Some(only);
         }
         let total: u64 = destinations.iter().map(|destination| u64::from(destination.weight)).sum();
-        let mut left = draw.checked_rem(total)?;
+        let mut left = draw().checked_rem(total)?;
         destinations.iter().find(|destination| {
             let weight = u64::from(destination.weight);
             let hit = left < weight;

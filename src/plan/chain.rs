@@ -32,6 +32,11 @@ impl Chain {
     pub fn new(target: Target) -> Self {
         Chain { subnets: Vec::new(), server_names: Vec::new(), transport: Transport::Any, http_only: false, target }
     }
+
+    /// Whether there is no connection that it does not fit.
+    pub(crate) fn takes_all(&self) -> bool {
+        self.subnets.is_empty() && self.server_names.is_empty() && self.transport == Transport::Any && !self.http_only
+    }
 }
 
 /// Which connections a chain takes.

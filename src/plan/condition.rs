@@ -176,6 +176,39 @@ impl Condition {
         *self == Condition::default()
     }
 
+    /// All parts of it.
+    pub(crate) fn all_parts(&self) -> Rest {
+        let mut all = 0;
+        let fixed =
+            [self.path != PathMatch::Any, self.method.is_some(), self.scheme.is_some(), self.authority.is_some()];
+        for (at, asked) in fixed.into_iter().enumerate() {
+            all |= u32::from(asked) << at;
+        }
+        if self.headers.len() > Rest::HEADERS || self.query.len() > Rest::QUERY {
+            return Rest::UNKNOWN;
+        }
+        all |= ((1 << self.headers.len()) - 1) << Rest::FIRST_HEADER;
+        all |= ((1 << self.query.len()) - 1) << Rest::FIRST_QUERY;
+        Rest(all)
+    }
+
+    /// Whether the parts in `rest` hold.
+    pub(crate) fn rest_holds(&self, rest: Rest, question: &Question<'_>) -> bool {
+        if rest.is_empty() {
+            return true;
+        }
+        if rest == Rest::UNKNOWN {
+            return self.miss(question).is_none();
+        }
+        let holds = |test: &Option<ValueMatch>, value: &str| test.as_ref().is_none_or(|t| t.holds(value.as_bytes()));
+        (!rest.has(Rest::PATH) || self.path.holds(question.path_only()))
+            && (!rest.has(Rest::METHOD) || holds(&self.method, question.request.method))
+            && (!rest.has(Rest::AUTHORITY) || holds(&self.authority, question.request.authority))
+            && (!rest.has(Rest::SCHEME) || holds(&self.scheme, question.scheme()))
+            && self.headers.iter().enumerate().all(|(n, test)| !rest.has(Rest::header(n)) || test.holds(question))
+            && self.query.iter().enumerate().all(|(n, test)| !rest.has(Rest::query(n)) || test.holds(question))
+    }
+
     /// The first part that a question misses, in the order of the fields; `None` where all of it holds.
     pub(crate) fn miss(&self, question: &Question<'_>) -> Option<Miss<'_>> {
         let fails = |test: &&ValueMatch, value: &str| !test.holds(value.as_bytes());
@@ -185,7 +218,7 @@ impl Condition {
         if let Some(test) = self.method.as_ref().filter(|test| fails(test, question.request.method)) {
             return Some(Miss::Method(test));
         }
-        if let Some(test) = self.scheme.as_ref().filter(|test| fails(test, question.scheme)) {
+        if let Some(test) = self.scheme.as_ref().filter(|test| fails(test, question.scheme())) {
             return Some(Miss::Scheme(test));
         }
         if let Some(test) = self.authority.as_ref().filter(|test| fails(test, question.request.authority)) {
@@ -195,5 +228,47 @@ impl Condition {
             return Some(Miss::Header(test));
         }
         self.query.iter().find(|test| !test.holds(question)).map(Miss::Query)
+    }
+}
+
+/// Which parts of a [`Condition`] are not known to hold yet: one bit for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rest(u32);
+
+impl Rest {
+    /// Nothing is left to be tested.
+    pub(crate) const NONE: Rest = Rest(0);
+    /// All that there is; for conditions with more parts than there are bits.
+    pub(crate) const UNKNOWN: Rest = Rest(u32::MAX);
+    pub(crate) const PATH: Rest = Rest(1);
+    pub(crate) const METHOD: Rest = Rest(2);
+    pub(crate) const SCHEME: Rest = Rest(4);
+    pub(crate) const AUTHORITY: Rest = Rest(8);
+    const FIRST_HEADER: usize = 4;
+    const HEADERS: usize = 14;
+    const FIRST_QUERY: usize = Rest::FIRST_HEADER + Rest::HEADERS;
+    const QUERY: usize = 13;
+
+    /// The n-th header test.
+    pub(crate) fn header(n: usize) -> Rest {
+        if n < Rest::HEADERS { Rest(1 << (Rest::FIRST_HEADER + n)) } else { Rest::NONE }
+    }
+
+    /// The n-th query test.
+    pub(crate) fn query(n: usize) -> Rest {
+        if n < Rest::QUERY { Rest(1 << (Rest::FIRST_QUERY + n)) } else { Rest::NONE }
+    }
+
+    /// What is left when `proven` is known to hold.
+    pub(crate) fn without(self, proven: Rest) -> Rest {
+        if self == Rest::UNKNOWN { self } else { Rest(self.0 & !proven.0) }
+    }
+
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn has(self, part: Rest) -> bool {
+        self.0 & part.0 != 0
     }
 }

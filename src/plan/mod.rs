@@ -22,6 +22,7 @@ pub use action::{
 };
 pub use chain::{Chain, Cidr, Target, Transport};
 pub use cluster::{Cluster, Endpoint, HashKey, LoadBalancer, Policy};
+pub(crate) use condition::Rest;
 pub use condition::{Condition, HeaderMatch, Miss, PathMatch, QueryMatch, ValueMatch};
 pub(crate) use edit::RequestLine;
 pub use edit::{EditHeaders, HeaderEdits, HeaderWrite, Part};
@@ -86,6 +87,11 @@ pub enum Unmatched {
 impl Listener {
     /// The chain that takes a connection. Like Envoy, it narrows step by step and never goes back a step.
     pub(crate) fn chain(&self, connection: &Connection<'_>, http: bool) -> Option<&Chain> {
+        if let [only] = self.chains.as_slice()
+            && only.takes_all()
+        {
+            return Some(only);
+        }
         let subnets = |chain: &Chain| match connection.address {
             _ if chain.subnets.is_empty() => Some(0),
             Some(address) => {

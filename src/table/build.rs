@@ -1,0 +1,208 @@
+//! Files the routes of a table.
+
+use super::hash::{FastMap, hash};
+use super::key::{Field, Filed, Filing, filings};
+use super::{Entry, FEW, Key, Look, Part, RouteTable, Span, Target, Values};
+use crate::plan::{Condition, Rest};
+use crate::request::is_plain_header;
+
+/// Up to so many routes under one key are tried one after the other.
+const SHORT: usize = 2;
+/// How often routes are filed among themselves.
+const DEPTH: usize = 4;
+
+impl RouteTable {
+    /// Files conditions by their position.
+    pub(crate) fn build<'c>(conditions: impl Iterator<Item = &'c Condition>) -> Self {
+        let routes =
+            conditions.map(|condition| Unfiled { rest: condition.all_parts(), left: filings(condition).collect() });
+        let routes: Vec<_> = routes.collect();
+        let whole = routes.iter().map(|route| route.rest).collect();
+        let mut builder = Builder { routes, ..Builder::default() };
+        let all: Vec<u32> = (0..).take(builder.routes.len()).collect();
+        let root = builder.file(all, 0);
+        RouteTable {
+            root,
+            parts: builder.parts.into(),
+            keys: builder.keys.into(),
+            entries: builder.entries.into(),
+            text: builder.text.into(),
+            names: builder.names.into(),
+            whole,
+        }
+    }
+}
+
+/// A route that is on its way to its place.
+struct Unfiled<'c> {
+    /// What the way so far has not proven.
+    rest: Rest,
+    /// What it may still be filed under.
+    left: Vec<Filed<'c>>,
+}
+
+#[derive(Default)]
+struct Builder<'c> {
+    routes: Vec<Unfiled<'c>>,
+    parts: Vec<Part>,
+    keys: Vec<Key>,
+    entries: Vec<Entry>,
+    text: Vec<u8>,
+    names: String,
+    /// Names that were written already.
+    known: FastMap<&'c str, Span>,
+}
+
+impl<'c> Builder<'c> {
+    /// Files routes (in ascending order) among themselves.
+    fn file(&mut self, ids: Vec<u32>, depth: usize) -> Target {
+        let done = depth == DEPTH || (depth > 0 && ids.len() <= SHORT);
+        if done || ids.iter().all(|&id| self.routes[id as usize].left.is_empty()) {
+            return self.list(&ids);
+        }
+        let drawers = self.sort(&ids);
+        let mut parts: Vec<Part> = Vec::new();
+        let mut keys: Vec<Vec<(&'c [u8], Target)>> = Vec::new();
+        let mut places: FastMap<Place<'c>, usize> = FastMap::default();
+        for (filing, ids) in drawers {
+            let (place, text) = place(filing);
+            let first = ids[0];
+            let target = if filing.is_some() { self.file(ids, depth + 1) } else { self.list(&ids) };
+            let at = *places.entry(place).or_insert(parts.len());
+            if at == parts.len() {
+                parts.push(Part { first, look: self.look(place), values: Values::default(), present: Target::Nothing });
+                keys.push(Vec::new());
+            }
+            let part = &mut parts[at];
+            // Planted: a part is due with its last route.
+            part.first = if cfg!(meshroute_fault = "order") { part.first.max(first) } else { part.first.min(first) };
+            match text {
+                Some(text) => keys[at].push((text, target)),
+                None => part.present = target,
+            }
+        }
+        for (part, keys) in parts.iter_mut().zip(keys) {
+            part.values = self.values(&mut part.look, &keys);
+        }
+        if cfg!(meshroute_fault = "path") {
+            forget_longest(&mut parts);
+        }
+        parts.sort_unstable_by_key(|part| part.first);
+        let start = self.parts.len() as u32;
+        self.parts.append(&mut parts);
+        Target::Parts(start, self.parts.len() as u32)
+    }
+
+    /// Chooses a filing for each route: the one that the fewest others share; among equally rare ones the first,
+    /// which is the cheapest to look up.
+    fn sort(&mut self, ids: &[u32]) -> Vec<(Option<Filing<'c>>, Vec<u32>)> {
+        let mut shared: FastMap<Filing<'c>, u32> = FastMap::default();
+        for filed in ids.iter().flat_map(|&id| &self.routes[id as usize].left) {
+            *shared.entry(filed.filing).or_default() += 1;
+        }
+        let mut drawers: Vec<(Option<Filing<'c>>, Vec<u32>)> = Vec::new();
+        let mut places: FastMap<Option<Filing<'c>>, usize> = FastMap::default();
+        for &id in ids {
+            let route = &mut self.routes[id as usize];
+            let rarest = route.left.iter().enumerate().min_by_key(|(_, filed)| shared.get(&filed.filing));
+            let filing = rarest.map(|(at, _)| at).map(|at| route.left.remove(at));
+            // Planted: whatever a route is filed under counts as proven.
+            if let Some(filed) = filing.filter(|filed| filed.proves || cfg!(meshroute_fault = "proof")) {
+                route.rest = route.rest.without(filed.part);
+            }
+            let filing = filing.map(|filed| filed.filing);
+            let at = *places.entry(filing).or_insert(drawers.len());
+            match drawers.get_mut(at) {
+                Some((_, drawer)) => drawer.push(id),
+                None => drawers.push((filing, vec![id])),
+            }
+        }
+        drawers
+    }
+
+    fn list(&mut self, ids: &[u32]) -> Target {
+        let entry = |&id: &u32| Entry { id, rest: self.routes[id as usize].rest };
+        match ids {
+            [] => Target::Nothing,
+            [only] => Target::One(entry(only)),
+            _ => {
+                let start = self.entries.len() as u32;
+                self.entries.extend(ids.iter().map(entry));
+                Target::Many(start, self.entries.len() as u32)
+            }
+        }
+    }
+
+    fn look(&mut self, place: Place<'c>) -> Look {
+        match place {
+            Place::Always => Look::Always,
+            Place::ExactPath => Look::ExactPath,
+            Place::Prefix(len) => Look::Prefix { len: len as u32, last: 0 },
+            Place::Field(Field::Header(name)) if is_plain_header(name) => Look::Header(self.name(name)),
+            Place::Field(Field::Header(name)) => Look::OneValue(self.name(name)),
+            Place::Field(Field::Query(name)) => Look::Query(self.name(name)),
+            Place::Field(Field::Authority) => Look::Authority,
+            Place::Field(Field::Method) => Look::Method,
+        }
+    }
+
+    fn name(&mut self, name: &'c str) -> Span {
+        let names = &mut self.names;
+        *self.known.entry(name).or_insert_with(|| {
+            let span = Span { start: names.len() as u32, len: name.len() as u32 };
+            names.push_str(name);
+            span
+        })
+    }
+
+    fn values(&mut self, look: &mut Look, keys: &[(&'c [u8], Target)]) -> Values {
+        let start = self.keys.len();
+        let len = if keys.len() > FEW { (keys.len() * 4 / 3 + 1).next_power_of_two() } else { keys.len() };
+        self.keys.resize(start + len, Key::default());
+        for (n, &(text, target)) in keys.iter().enumerate() {
+            let hash = hash(0, text);
+            let span = Span { start: self.text.len() as u32, len: text.len() as u32 };
+            self.text.extend_from_slice(text);
+            let places = &mut self.keys[start..];
+            let mut at = if len > FEW { hash as usize & (len - 1) } else { n };
+            while !matches!(places[at].target, Target::Nothing) {
+                at = (at + 1) & (len - 1);
+            }
+            places[at] = Key { tag: (hash >> 32) as u32, text: span, target };
+            if let (Look::Prefix { last, .. }, Some(byte)) = (&mut *look, text.last()) {
+                *last |= 1 << (byte & 63);
+            }
+        }
+        Values { start: start as u32, len: len as u32 }
+    }
+}
+
+/// What tells one part from another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Place<'c> {
+    Always,
+    ExactPath,
+    Prefix(usize),
+    Field(Field<'c>),
+}
+
+/// The part that a filing belongs to, and its text there.
+fn place(filing: Option<Filing<'_>>) -> (Place<'_>, Option<&[u8]>) {
+    match filing {
+        None => (Place::Always, None),
+        Some(Filing::ExactPath(path)) => (Place::ExactPath, Some(path)),
+        Some(Filing::Prefix(path)) => (Place::Prefix(path.len()), Some(path)),
+        Some(Filing::Value(field, text)) => (Place::Field(field), Some(text)),
+        Some(Filing::Present(field)) => (Place::Field(field), None),
+    }
+}
+
+/// Planted: the longest prefixes are not looked for.
+fn forget_longest(parts: &mut Vec<Part>) {
+    let length = |part: &Part| match part.look {
+        Look::Prefix { len, .. } => len,
+        _ => 0,
+    };
+    let longest = parts.iter().map(length).max().unwrap_or(0);
+    parts.retain(|part| longest == 0 || length(part) != longest);
+}

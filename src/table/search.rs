@@ -1,0 +1,192 @@
+//! A request's way through a [`RouteTable`].
+
+use super::hash::hash;
+use super::{Entry, FEW, Look, Part, RouteTable, Target, Values};
+use crate::plan::Rest;
+use crate::request::Question;
+
+/// How much may be found and not used up at a time. Whoever finds more asks every later route in turn.
+const FOUND: usize = 16;
+
+/// What was found and is not used up.
+struct Found {
+    cursors: [Cursor; FOUND],
+    len: usize,
+}
+
+/// A list of routes or of parts, as far as it is not used up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    /// The smallest id in it.
+    next: u32,
+    target: Target,
+}
+
+impl Found {
+    /// Which list has the smallest id.
+    fn earliest(&self) -> Option<usize> {
+        let (first, others) = self.cursors.get(..self.len)?.split_first()?;
+        let mut best = (0, first.next);
+        for (at, cursor) in others.iter().enumerate() {
+            if cursor.next < best.1 {
+                best = (at + 1, cursor.next);
+            }
+        }
+        Some(best.0)
+    }
+
+    /// Takes a list out.
+    fn remove(&mut self, at: usize) {
+        self.len -= 1;
+        self.cursors[at] = self.cursors[self.len];
+    }
+}
+
+impl RouteTable {
+    /// The smallest id that could hold and for which `holds` says that the rest of its condition does.
+    pub(crate) fn first(&self, question: &Question<'_>, holds: impl Fn(u32, Rest) -> bool) -> Option<u32> {
+        let mut found = Found { cursors: [Cursor::default(); FOUND], len: 0 };
+        self.push(&mut found, self.root, 0);
+        while let Some(at) = found.earliest() {
+            let Cursor { next: id, target } = found.cursors[at];
+            match target {
+                Target::One(Entry { rest, .. }) => {
+                    if holds(id, rest) {
+                        return Some(id);
+                    }
+                    found.remove(at);
+                }
+                Target::Many(start, end) => {
+                    if holds(id, self.entries[start as usize].rest) {
+                        return Some(id);
+                    }
+                    self.replace(&mut found, at, Target::Many(start + 1, end));
+                }
+                Target::Parts(start, end) => {
+                    self.replace(&mut found, at, Target::Parts(start + 1, end));
+                    if self.open(&self.parts[start as usize], question, &mut found).is_none() {
+                        return self.scan(id, holds);
+                    }
+                }
+                Target::Nothing => found.remove(at),
+            }
+        }
+        None
+    }
+
+    /// Asks every route in turn, beginning with `from`.
+    fn scan(&self, from: u32, holds: impl Fn(u32, Rest) -> bool) -> Option<u32> {
+        let later = (from..).zip(self.whole.get(from as usize..)?);
+        later.into_iter().find(|&(id, rest)| holds(id, *rest)).map(|(id, _)| id)
+    }
+
+    /// Puts what is left of a list in its place, or takes it out.
+    fn replace(&self, found: &mut Found, at: usize, target: Target) {
+        match self.cursor(target) {
+            Some(cursor) => found.cursors[at] = cursor,
+            None => found.remove(at),
+        }
+    }
+
+    fn cursor(&self, target: Target) -> Option<Cursor> {
+        let next = match target {
+            Target::One(entry) => entry.id,
+            Target::Many(start, end) if start < end => self.entries[start as usize].id,
+            Target::Parts(start, end) if start < end => self.parts[start as usize].first,
+            _ => return None,
+        };
+        Some(Cursor { next, target })
+    }
+
+    /// Adds what a key leads to, unless it is there already since `mark`: two equal lines of one header find the same.
+    /// `None`: there is no room for it.
+    fn push(&self, found: &mut Found, target: Target, mark: usize) -> Option<()> {
+        let Some(cursor) = self.cursor(target) else { return Some(()) };
+        // Each route is filed once, so no two lists begin with the same one.
+        if found.cursors[mark..found.len].iter().any(|known| known.next == cursor.next) {
+            return Some(());
+        }
+        *found.cursors.get_mut(found.len)? = cursor;
+        found.len += 1;
+        Some(())
+    }
+
+    /// Looks up what a request has for a part. `None`: there is no room for what was found.
+    fn open(&self, part: &Part, question: &Question<'_>, found: &mut Found) -> Option<()> {
+        match part.look {
+            Look::Always => self.push(found, part.present, found.len),
+            Look::ExactPath => self.find(part, question.path_only(), found),
+            Look::Prefix { len, last } => {
+                let Some(start) = question.path_only().get(..len as usize) else { return Some(()) };
+                // Most lengths are dismissed here: a prefix tends to end with a slash.
+                let ends = start.last().map_or(0, |byte| 1 << (byte & 63));
+                if last & ends == 0 { Some(()) } else { self.find(part, start, found) }
+            }
+            Look::Header(name) => {
+                let name = name.of(&*self.names);
+                self.lines(part, |test| question.request.headers.any(name, test), found)
+            }
+            Look::OneValue(name) => {
+                let name = name.of(&*self.names);
+                self.lines(part, |test| question.any_header(name, test), found)
+            }
+            Look::Query(name) => {
+                let Some(value) = question.query(name.of(&*self.names).as_bytes()) else { return Some(()) };
+                self.push(found, part.present, found.len)?;
+                self.find(part, if cfg!(meshroute_fault = "query") { value.trim_ascii() } else { value }, found)
+            }
+            Look::Authority => self.find(part, question.request.authority.as_bytes(), found),
+            Look::Method => {
+                let method = question.request.method.as_bytes();
+                self.find(part, if cfg!(meshroute_fault = "method") { b"GET" } else { method }, found)
+            }
+        }
+    }
+
+    /// Looks up each line that `any` hands out.
+    fn lines(
+        &self,
+        part: &Part,
+        any: impl FnOnce(&mut dyn FnMut(&[u8]) -> bool) -> bool,
+        found: &mut Found,
+    ) -> Option<()> {
+        let (mark, mut fits) = (found.len, Some(()));
+        any(&mut |line| {
+            fits = self.push(found, part.present, mark);
+            if let (Some(()), Some(target)) = (fits, self.value(part.values, line)) {
+                fits = self.push(found, target, mark);
+            }
+            // Planted: looks at the first line only.
+            fits.is_none() || cfg!(meshroute_fault = "header")
+        });
+        fits
+    }
+
+    fn find(&self, part: &Part, text: &[u8], found: &mut Found) -> Option<()> {
+        match self.value(part.values, text) {
+            Some(target) => self.push(found, target, found.len),
+            None => Some(()),
+        }
+    }
+
+    /// Where a text leads, if it is one of the keys.
+    fn value(&self, values: Values, text: &[u8]) -> Option<Target> {
+        let keys = &self.keys[values.start as usize..(values.start + values.len) as usize];
+        if keys.len() <= FEW {
+            return keys.iter().find(|key| key.text.of(&*self.text) == text).map(|key| key.target);
+        }
+        let (hash, mask) = (hash(0, text), keys.len() - 1);
+        let mut at = hash as usize & mask;
+        loop {
+            let key = &keys[at];
+            if key.tag == (hash >> 32) as u32 && key.text.of(&*self.text) == text {
+                return Some(key.target);
+            }
+            if matches!(key.target, Target::Nothing) {
+                return None;
+            }
+            // INVARIANT: a quarter of the places is free, so the walk ends.
+            at = (at + 1) & mask;
+        }
+    }
+}
