@@ -13,8 +13,8 @@
 mod plans;
 mod rivals;
 
-pub use plans::{Ask, Workload, canary, headers, hosts, mixed, prefixes};
-pub use rivals::{Floor, Naive};
+pub use plans::{Ask, Workload, canary, headers, hostile, hosts, mixed, prefixes};
+pub use rivals::{Floor, Naive, Other};
 
 use std::time::Duration;
 
@@ -57,6 +57,9 @@ impl Workload {
             assert_eq!(self.naive.ask(ask, &roll), Some(wanted), "{}: naive: {ask:?}", self.name);
             if let Some(floor) = &self.floor {
                 assert_eq!(floor.ask(ask, &roll), Some(wanted), "{}: floor: {ask:?}", self.name);
+            }
+            for (name, other) in &self.others {
+                assert_eq!(other.ask(ask, &roll), Some(wanted), "{}: {name}: {ask:?}", self.name);
             }
         }
         for (n, ask) in self.asks().enumerate().take(16) {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use meshroute::plan::{
     Action, Chain, Cluster, Condition, Destination, Endpoint, Forward, HeaderMatch, HttpTable, Listener, PathMatch,
-    Route, Target, Unclaimed, ValueMatch, VirtualHost,
+    QueryMatch, Route, Target, Unclaimed, ValueMatch, VirtualHost,
 };
 use meshroute::{HostPattern, Pattern, Plan, Purpose, Roll, Router};
 
-use super::{Answer, Floor, Naive};
+use super::{Answer, Floor, Naive, Other};
 
 /// A workload: one plan, everybody who answers from it, and what they are asked.
 pub struct Workload {
@@ -21,6 +21,8 @@ pub struct Workload {
     pub naive: Naive,
     /// A hash index made for this very workload, where there is one.
     pub floor: Option<Floor>,
+    /// Crates that could be put to the same task, where it is one for them.
+    pub others: Vec<(&'static str, Other)>,
     /// Taken by the first route.
     pub first: Ask,
     /// Taken by the last route that is not the default.
@@ -63,9 +65,9 @@ impl Ask {
         self
     }
 
-    fn header(mut self, name: &'static str, value: impl AsRef<str>) -> Self {
+    fn header(mut self, name: &str, value: impl AsRef<str>) -> Self {
         let value = HeaderValue::from_str(value.as_ref()).expect("a plain text");
-        self.headers.insert(HeaderName::from_static(name), value);
+        self.headers.insert(HeaderName::from_bytes(name.as_bytes()).expect("a name"), value);
         self
     }
 
@@ -93,7 +95,8 @@ pub struct Host {
 pub struct Rule {
     pub path: Path,
     pub method: Option<Method>,
-    pub headers: Vec<(&'static str, Test)>,
+    pub headers: Vec<(String, Test)>,
+    pub query: Vec<(String, Test)>,
     /// Cluster and weight.
     pub to: Vec<(u32, u32)>,
 }
@@ -110,6 +113,10 @@ pub enum Path {
 pub enum Test {
     Exact(String),
     Regex(String),
+    /// There is one.
+    Present,
+    /// It is not this. The requests always carry one: what a missing one means is no matter here.
+    Not(String),
 }
 
 impl Rule {
@@ -125,7 +132,8 @@ impl Rule {
             Path::Regex(pattern) => PathMatch::Regex(Pattern::parse(pattern).expect("a valid pattern")),
         };
         condition.method = self.method.as_ref().map(|method| ValueMatch::Exact(method.as_str().into()));
-        condition.headers = self.headers.iter().map(|(name, test)| HeaderMatch::new(name, test.to_match())).collect();
+        condition.headers = self.headers.iter().map(|(name, test)| test.of_header(name)).collect();
+        condition.query = self.query.iter().map(|(name, test)| QueryMatch::new(name, test.to_match())).collect();
         condition
     }
 
@@ -136,9 +144,17 @@ impl Rule {
 }
 
 impl Test {
+    fn of_header(&self, name: &str) -> HeaderMatch {
+        match self {
+            Test::Not(_) => HeaderMatch::without(name, self.to_match()),
+            _ => HeaderMatch::new(name, self.to_match()),
+        }
+    }
+
     fn to_match(&self) -> ValueMatch {
         match self {
-            Test::Exact(text) => ValueMatch::Exact(text.as_str().into()),
+            Test::Present => ValueMatch::Present,
+            Test::Exact(text) | Test::Not(text) => ValueMatch::Exact(text.as_str().into()),
             Test::Regex(pattern) => ValueMatch::Regex(Pattern::parse(pattern).expect("a valid pattern")),
         }
     }
@@ -172,7 +188,7 @@ fn cluster(at: u32) -> Arc<Cluster> {
 
 /// W1: the canary of the scenario.
 pub fn canary() -> Workload {
-    let id = |value: &str, to| Rule { headers: vec![("canary_id", Test::Exact(value.into()))], ..to };
+    let id = |value: &str, to| Rule { headers: vec![("canary_id".into(), Test::Exact(value.into()))], ..to };
     let split = Rule { to: vec![(0, 50), (1, 50)], ..Rule::default() };
     let rules = vec![id("1", split), id("2", Rule::to(2)), Rule::to(3)];
     let hosts = [Host { domain: "nginx.default.svc.cluster.local".into(), rules }];
@@ -183,7 +199,7 @@ pub fn canary() -> Workload {
 
 /// W2: routes by exact header.
 pub fn headers(n: usize) -> Workload {
-    let rule = |at| Rule { headers: vec![("x-user", Test::Exact(format!("u{at}")))], ..Rule::to(at) };
+    let rule = |at| Rule { headers: vec![("x-user".into(), Test::Exact(format!("u{at}")))], ..Rule::to(at) };
     let hosts = [one_host(n, rule)];
     let asks = picks(n).map(|at| Ask::new(&hosts[0], at).header("x-user", format!("u{at}"))).collect();
     let miss = Ask::new(&hosts[0], n).header("x-user", "nobody");
@@ -221,9 +237,9 @@ fn mixed_rule(at: usize) -> Rule {
         27 => Test::Regex(format!("t{member}(-[a-z]+)?")),
         _ => Test::Exact(format!("t{member}")),
     };
-    let mut headers = vec![("x-tenant", tenant)];
+    let mut headers = vec![("x-tenant".to_string(), tenant)];
     if member % 2 == 1 {
-        headers.push(("x-tier", Test::Exact("gold".into())));
+        headers.push(("x-tier".into(), Test::Exact("gold".into())));
     }
     Rule { path, method: METHODS.get(member % 4).cloned(), headers, ..Rule::to(at) }
 }
@@ -251,7 +267,7 @@ pub fn hosts(n: usize) -> Workload {
 }
 
 fn three_rules(at: usize) -> Host {
-    let by_header = Rule { headers: vec![("x-user", Test::Exact("tester".into()))], ..Rule::to(at) };
+    let by_header = Rule { headers: vec![("x-user".into(), Test::Exact("tester".into()))], ..Rule::to(at) };
     let by_prefix = Rule { path: Path::Prefix("/api/".into()), ..Rule::to(at) };
     Host { domain: format!("service{at}.default.svc.cluster.local"), rules: vec![by_header, by_prefix, Rule::to(at)] }
 }
@@ -271,7 +287,101 @@ fn workload(name: String, hosts: &[Host], floor: Option<Floor>, asks: Vec<Ask>, 
     let router = Router::compile(plan(hosts)).expect("a legal plan");
     let (first, last) = (asks[0].clone(), asks[1].clone());
     let random = if asks.len() > 2 { asks[2..].to_vec() } else { asks };
-    let made = Workload { name, router, naive: Naive::new(hosts), floor, first, last, miss, random };
+    let others = Other::all(hosts);
+    let made = Workload { name, router, naive: Naive::new(hosts), floor, others, first, last, miss, random };
     made.check();
     made
+}
+
+/// Tables and requests made to defeat an index: one host with N routes, asked for the last of them.
+pub fn hostile(n: usize) -> Vec<Workload> {
+    let asking = |name: String, test: Test| Rule { headers: vec![(name, test)], ..Rule::default() };
+    let at_path = |path| Rule { path, ..Rule::default() };
+    let user = |at| Test::Exact(format!("u{at}"));
+    vec![
+        worst(
+            "a regex on one header",
+            n,
+            |at| asking("x-user".into(), Test::Regex(format!("[a-z]*u{at}"))),
+            |ask| ask.header("x-user", format!("u{}", n - 1)),
+        ),
+        worst(
+            "a header's presence, each another",
+            n,
+            |at| asking(format!("x-h{at}"), Test::Present),
+            |ask| ask.header(&format!("x-h{}", n - 1), "1"),
+        ),
+        worst(
+            "presence of one header, and a value",
+            n,
+            |at| Rule { headers: vec![("x-user".into(), Test::Present), ("x-id".into(), user(at))], ..Rule::default() },
+            |ask| ask.header("x-user", "1").header("x-id", format!("u{}", n - 1)),
+        ),
+        worst(
+            "what a header must not be",
+            n,
+            |at| asking("x-user".into(), Test::Not(if at == n - 1 { "other" } else { "me" }.into())),
+            |ask| ask.header("x-user", "me"),
+        ),
+        worst(
+            "path regexes without literal text",
+            n,
+            |at| at_path(Path::Regex(format!(".*/item{at}"))),
+            |ask| ask.path(format!("/a/item{}", n - 1)),
+        ),
+        worst(
+            "path regexes with literal text",
+            n,
+            |at| at_path(Path::Regex(format!("/p{at}/[a-z]+"))),
+            |ask| ask.path(format!("/p{}/item", n - 1)),
+        ),
+        worst(
+            "1,000 query parameters",
+            n,
+            |at| Rule { query: vec![(format!("q{}", at % 10), user(at))], ..Rule::default() },
+            |ask| ask.path(parameters(n)),
+        ),
+        worst(
+            "1,000 headers",
+            n,
+            |at| asking("x-user".into(), user(at)),
+            |ask| {
+                (0..1000)
+                    .fold(ask, |ask, at| ask.header(&format!("x-h{at}"), "1"))
+                    .header("x-user", format!("u{}", n - 1))
+            },
+        ),
+        worst(
+            "each prefix begins with the one before",
+            n.min(200),
+            |at| Rule {
+                path: Path::Prefix(format!("/{}", "a".repeat(at + 1))),
+                headers: vec![("x-user".into(), user(at))],
+                ..Rule::default()
+            },
+            |ask| ask.path(format!("/{}", "a".repeat(n.min(200)))).header("x-user", format!("u{}", n.min(200) - 1)),
+        ),
+        first_of_many_headers(n),
+    ]
+}
+
+/// All parameters but the last one have values that nobody asks for.
+fn parameters(n: usize) -> String {
+    let idle: String = (0..999).map(|at| format!("p{at}=1&")).collect();
+    format!("/?{idle}q{}=u{}", (n - 1) % 10, n - 1)
+}
+
+/// Each route asks for another header, the request has all of them, and the first route takes it.
+fn first_of_many_headers(n: usize) -> Workload {
+    let rule = |at| Rule { headers: vec![(format!("x-h{at}"), Test::Exact("1".into()))], ..Rule::to(at) };
+    let hosts = [one_host(n, rule)];
+    let ask = (0..n).fold(Ask::new(&hosts[0], 0), |ask, at| ask.header(&format!("x-h{at}"), "1"));
+    let miss = Ask::new(&hosts[0], n);
+    workload("the first of many, all of which would do".into(), &hosts, None, vec![ask.clone(), ask], miss)
+}
+
+fn worst(name: &str, n: usize, rule: impl Fn(usize) -> Rule, aim: impl Fn(Ask) -> Ask) -> Workload {
+    let hosts = [one_host(n, |at| Rule { to: Rule::to(at).to, ..rule(at) })];
+    let last = aim(Ask::new(&hosts[0], n - 1));
+    workload(name.into(), &hosts, None, vec![last.clone(), last.clone()], last)
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use http::{HeaderMap, HeaderName, Method};
 use meshroute::{Purpose, Roll};
-use regex::bytes::Regex;
+use regex::bytes::{Regex, RegexSet, RegexSetBuilder};
 
 use super::plans::{Host, Path, Rule, Test};
 use super::{Answer, Ask};
@@ -21,6 +21,7 @@ struct NaiveRule {
     path: NaivePath,
     method: Option<Method>,
     headers: Vec<(HeaderName, NaiveTest)>,
+    query: Vec<(String, NaiveTest)>,
     to: Split,
 }
 
@@ -33,6 +34,8 @@ enum NaivePath {
 enum NaiveTest {
     Exact(String),
     Regex(Regex),
+    Present,
+    Not(String),
 }
 
 impl Naive {
@@ -45,8 +48,8 @@ impl Naive {
     /// The first rule that holds, and one of its clusters.
     pub fn ask(&self, ask: &Ask, roll: &Roll) -> Option<Answer> {
         let rules = self.hosts.get(host_of(&ask.authority))?;
-        let path = path_of(&ask.path);
-        let at = rules.iter().position(|rule| rule.holds(&ask.method, path, &ask.headers))?;
+        let (path, query) = ask.path.split_once('?').unwrap_or((&ask.path, ""));
+        let at = rules.iter().position(|rule| rule.holds(&ask.method, path, query, &ask.headers))?;
         Some(Answer { route: at as u32, cluster: rules[at].to.pick(roll)? })
     }
 }
@@ -61,12 +64,16 @@ impl NaiveRule {
         let test = |test: &Test| match test {
             Test::Exact(text) => NaiveTest::Exact(text.clone()),
             Test::Regex(pattern) => NaiveTest::Regex(anchored(pattern)),
+            Test::Present => NaiveTest::Present,
+            Test::Not(text) => NaiveTest::Not(text.clone()),
         };
-        let headers = rule.headers.iter().map(|(name, value)| (HeaderName::from_static(name), test(value)));
-        NaiveRule { path, method: rule.method.clone(), headers: headers.collect(), to: Split::new(rule) }
+        let header = |name: &str| HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        let headers = rule.headers.iter().map(|(name, value)| (header(name), test(value))).collect();
+        let query = rule.query.iter().map(|(name, value)| (name.clone(), test(value))).collect();
+        NaiveRule { path, method: rule.method.clone(), headers, query, to: Split::new(rule) }
     }
 
-    fn holds(&self, method: &Method, path: &str, headers: &HeaderMap) -> bool {
+    fn holds(&self, method: &Method, path: &str, query: &str, headers: &HeaderMap) -> bool {
         let path_holds = match &self.path {
             NaivePath::Any => true,
             NaivePath::Prefix(prefix) => path.starts_with(prefix.as_str()),
@@ -78,6 +85,10 @@ impl NaiveRule {
                 .headers
                 .iter()
                 .all(|(name, test)| headers.get(name).is_some_and(|value| test.holds(value.as_bytes())))
+            && self
+                .query
+                .iter()
+                .all(|(name, test)| parameter(query, name).is_some_and(|value| test.holds(value.as_bytes())))
     }
 }
 
@@ -86,8 +97,80 @@ impl NaiveTest {
         match self {
             NaiveTest::Exact(text) => value == text.as_bytes(),
             NaiveTest::Regex(regex) => regex.is_match(value),
+            NaiveTest::Present => true,
+            NaiveTest::Not(text) => value != text.as_bytes(),
         }
     }
+}
+
+/// A crate that finds one of many texts, put to the task of a workload whose rules come down to that.
+pub enum Other {
+    /// `regex::RegexSet` over the values of a header.
+    SetOfHeader { hosts: HashMap<String, (RegexSet, Vec<Split>)>, header: HeaderName },
+    /// `regex::RegexSet` over the path.
+    SetOfPath { hosts: HashMap<String, (RegexSet, Vec<Split>)> },
+    /// `matchit` over the path.
+    Matchit { hosts: HashMap<String, (matchit::Router<u32>, Vec<Split>)> },
+}
+
+impl Other {
+    /// Whoever could answer for these rules: one host, and one header or prefix in each rule but the default.
+    pub fn all(hosts: &[Host]) -> Vec<(&'static str, Other)> {
+        let [host] = hosts else { return Vec::new() };
+        let (_default, rules) = host.rules.split_last().expect("a default at least");
+        let value = |rule: &Rule| match (&rule.path, rule.headers.as_slice(), rule.query.is_empty()) {
+            (Path::Any, [(name, Test::Exact(text))], true) if name == "x-user" => Some(text.clone()),
+            _ => None,
+        };
+        let prefix = |rule: &Rule| match &rule.path {
+            Path::Prefix(prefix) if rule.headers.is_empty() => Some(prefix.clone()),
+            _ => None,
+        };
+        if let Some(values) = rules.iter().map(value).collect::<Option<Vec<_>>>() {
+            let set = set(values.iter().map(|text| format!("^{text}$")));
+            let hosts = HashMap::from([(host.domain.clone(), (set, splits(host)))]);
+            return vec![("RegexSet", Other::SetOfHeader { hosts, header: HeaderName::from_static("x-user") })];
+        }
+        let Some(prefixes) = rules.iter().map(prefix).collect::<Option<Vec<_>>>() else { return Vec::new() };
+        let set = set(prefixes.iter().map(|text| format!("^{text}")));
+        let mut router = matchit::Router::new();
+        for (prefix, at) in prefixes.iter().zip(0..) {
+            router.insert(format!("{prefix}{{*rest}}"), at).expect("a route");
+        }
+        vec![
+            ("RegexSet", Other::SetOfPath { hosts: HashMap::from([(host.domain.clone(), (set, splits(host)))]) }),
+            ("matchit", Other::Matchit { hosts: HashMap::from([(host.domain.clone(), (router, splits(host)))]) }),
+        ]
+    }
+
+    /// The first rule that matches, and one of its clusters.
+    pub fn ask(&self, ask: &Ask, roll: &Roll) -> Option<Answer> {
+        let host = host_of(&ask.authority);
+        let (found, to) = match self {
+            Other::SetOfHeader { hosts, header } => {
+                let ((set, to), value) = (hosts.get(host)?, ask.headers.get(header));
+                (value.and_then(|value| set.matches(value.as_bytes()).iter().next()), to)
+            }
+            Other::SetOfPath { hosts } => {
+                let (set, to) = hosts.get(host)?;
+                (set.matches(path_of(&ask.path).as_bytes()).iter().next(), to)
+            }
+            Other::Matchit { hosts } => {
+                let (router, to) = hosts.get(host)?;
+                (router.at(path_of(&ask.path)).ok().map(|found| *found.value as usize), to)
+            }
+        };
+        let at = found.unwrap_or(to.len() - 1);
+        to[at].answer(at as u32, roll)
+    }
+}
+
+fn set(patterns: impl Iterator<Item = String>) -> RegexSet {
+    RegexSetBuilder::new(patterns).size_limit(1 << 30).dfa_size_limit(1 << 28).build().expect("valid patterns")
+}
+
+fn splits(host: &Host) -> Vec<Split> {
+    host.rules.iter().map(Split::new).collect()
 }
 
 /// A hash index made for one workload and good for no other. Hashes with the standard library's default, as `Naive`.
@@ -215,6 +298,14 @@ fn host_of(authority: &str) -> &str {
 
 fn path_of(target: &str) -> &str {
     target.split_once('?').map_or(target, |(path, _)| path)
+}
+
+fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .find(|(key, _)| *key == name)
+        .map(|(_, v)| v)
 }
 
 fn first_segment(target: &str) -> &[u8] {
