@@ -342,13 +342,23 @@ fn target_number(port: &Port) -> u16 {
     }
 }
 
+/// Where a pod's labels say that it is; its node's, which else say it, are not known here (istio `getPodLocality`,
+/// `GetLocalityLabel`). A label has no room for slashes, so that dots stand for them.
+fn locality(labels: &Labels) -> Arc<str> {
+    match labels.get("topology.istio.io/locality").or_else(|| labels.get("istio-locality")) {
+        Some(label) if label.contains('/') => label.as_str().into(),
+        Some(label) => label.replace('.', "/").into(),
+        None => "".into(),
+    }
+}
+
 impl Member {
     pub(super) fn new(address: &str, pod: Option<&str>, labels: Labels, ports: &Arc<BTreeMap<u16, u16>>) -> Member {
         Member {
             address: address.into(),
             workload: pod.unwrap_or_default().into(),
+            locality: locality(&labels),
             labels,
-            locality: "".into(),
             weight: 0,
             ports: ports.clone(),
         }

@@ -315,7 +315,11 @@ impl World {
             .map(|(endpoint, address)| {
                 let pod = target(&endpoint.target_ref);
                 let labels = self.labels(&slice.metadata.namespace, pod, resources);
-                Member { locality: endpoint.zone.as_str().into(), ..Member::new(address, pod, labels, &targets) }
+                let member = Member::new(address, pod, labels, &targets);
+                match &*member.locality {
+                    "" => Member { locality: endpoint.zone.as_str().into(), ..member },
+                    _ => member,
+                }
             })
             .collect()
     }

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use meshroute::adapter::http::{Change, answer, request};
 use meshroute::adapter::tower::{Chosen, RouteLayer};
-use meshroute::plan::{Action, Cluster, Forward, Origin, Retry, Route};
+use meshroute::plan::{Action, Cluster, Endpoint, Forward, Origin, Retry, Route};
 use meshroute::{
     Connection, Decision, Live, Mesh, OutboundPolicy, Outcome, Precedence, Reading, Request, Roll, Router, TlsHello,
     Viewpoint,
@@ -366,7 +366,7 @@ struct Sent {
 #[derive(Default)]
 struct Told {
     rule: Option<String>,
-    endpoints: Vec<[String; 2]>,
+    endpoints: Vec<[String; 3]>,
     timeout: String,
     delay: String,
     retries: String,
@@ -396,8 +396,12 @@ fn sticks_by(forward: Option<&Forward>) -> String {
     forward.and_then(|forward| forward.hash.as_ref()).map_or("none".into(), |key| format!("{key:?}"))
 }
 
-fn endpoints(cluster: &Cluster) -> Vec<[String; 2]> {
-    cluster.endpoints.iter().map(|endpoint| [endpoint.to_string(), endpoint.workload.to_string()]).collect()
+fn endpoints(cluster: &Cluster) -> Vec<[String; 3]> {
+    let names = |endpoint: &Endpoint| {
+        let (workload, locality) = (&endpoint.workload, &endpoint.locality);
+        [endpoint.to_string(), workload.to_string(), format!("{workload}@{locality}")]
+    };
+    cluster.endpoints.iter().map(names).collect()
 }
 
 fn rule(route: &Route) -> String {
@@ -662,8 +666,8 @@ impl Expects {
     }
 }
 
-/// Whether each endpoint is named once, by its address or its workload.
-fn same_endpoints(wanted: &[String], got: &[[String; 2]]) -> bool {
+/// Whether each endpoint is named once, by its address or its workload, or by that and its locality.
+fn same_endpoints(wanted: &[String], got: &[[String; 3]]) -> bool {
     let named = |wanted: &String| got.iter().filter(|names| names.contains(wanted)).count() == 1;
     wanted.len() == got.len() && wanted.iter().all(named)
 }
