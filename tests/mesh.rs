@@ -46,6 +46,9 @@ const CANARY_11: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name:
 fn the_owners_requests_and_what_happens_to_the_folder() {
     let folder = Folder::new("folder");
     let served = Served::start(&folder);
+    let first = served.printed.lines().map(str::trim).find(|line| line.starts_with("http_proxy="));
+    let wanted = format!("http_proxy={} curl -s nginx:5000 -H \"canary_id: 1\"", served.proxy);
+    assert_eq!(first, Some(wanted.as_str()), "{}", served.printed);
     expect_rules(&served);
     let counts = tally(&served, "1");
     assert_eq!(counts.keys().collect::<Vec<_>>(), ["503 UH", "nginx-deployment-canary-1"]);
@@ -185,7 +188,7 @@ fn messages_pass_whole_and_nonsense_is_answered_politely() {
     let head = head.unwrap();
     assert_eq!((head.status(), head.body.as_str()), ("200", ""));
     let status = |request: &str| exchange(&served.proxy, request.into(), Vec::new()).unwrap().status().to_string();
-    assert_eq!(status("CONNECT nginx:5000 HTTP/1.1\r\nHost: nginx:5000\r\nConnection: close\r\n\r\n"), "405");
+    assert_eq!(status("CONNECT nginx HTTP/1.1\r\nHost: nginx:5000\r\nConnection: close\r\n\r\n"), "400");
     assert_eq!(status("nonsense\r\n\r\n"), "400");
     assert_eq!(status("GET / HTTP/1.0\r\n\r\n"), "400");
     assert_eq!(status("GET http://nobody.example/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"), "502");

@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::config::Config;
 use crate::explain::{self, Asked};
-use crate::forward::{Config, Station};
 use crate::message;
 use crate::metrics::Sample;
+use crate::station::Station;
 use crate::world::rule_key;
 
 /// What Prometheus wants to hear of its text format.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use meshroute::{Outcome, Roll, Router};
 use serde::Serialize;
 
-use crate::forward;
+use crate::answer;
 
 /// A question, as it stands in an address.
 #[derive(Debug, Default)]
@@ -92,7 +92,7 @@ pub fn explain(asked: &Asked, router: &Router, places: &BTreeMap<String, String>
         _ => (None, String::new()),
     };
     let steps = explanation.to_string().lines().map(str::to_string).collect();
-    let reason = forward::reason(places, decision);
+    let reason = answer::reason(places, decision);
     Ok(Story { steps, reason, status, flag, destinations: shares(router, decision) })
 }
 

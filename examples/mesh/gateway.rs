@@ -1,6 +1,6 @@
 //! The ingress: one port on loopback for each port that Gateway resources ask it to serve.
 //!
-//! Knows which ports its plan has. What is done with a request stands in [`forward`](crate::forward).
+//! Knows which ports its plan has. What is done with a request stands in [`station`](crate::station).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,9 +9,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::args::Args;
-use crate::forward::{self, Config, Door, Station};
-use crate::pool::Pool;
+use crate::config::Config;
+use crate::question::Door;
 use crate::record::Telemetry;
+use crate::station::{self, Station};
+use crate::upstream::Upstreams;
 use crate::wire::{self, Part, Routes};
 use crate::{Failure, admin, session};
 
@@ -21,12 +23,15 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let discovery = session::parent();
     let (sender, config) = watch::channel(None);
     let telemetry = Arc::new(Telemetry::of(args)?);
-    let station = Arc::new(Station { config: config.clone(), telemetry, pool: Arc::new(Pool::default()) });
+    let station = Arc::new(Station { config: config.clone(), telemetry, upstreams: Upstreams::new(&labels) });
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));
+    let itself = Arc::clone(&station);
     let part = Part::Gateway { namespace, labels };
     let subscription = session::subscribe(part, admin.port(), discovery, move |_, routes: Routes| {
-        sender.send_replace(Some(Arc::new(Config::check(routes)?)));
+        let config = Config::check(routes)?;
+        itself.upstreams.adopt(&config.router.plan().clusters);
+        sender.send_replace(Some(Arc::new(config)));
         Ok(())
     });
     tokio::spawn(subscription);
@@ -55,7 +60,7 @@ async fn follow(
                 continue;
             }
             let (listener, address) = wire::bind(args.port_of(&port.to_string())).await?;
-            let serving = forward::serve(listener, Arc::clone(station), Door::Gateway(port));
+            let serving = station::serve(listener, Arc::clone(station), Door::Gateway(port));
             open.insert(port, (address.port(), tokio::spawn(serving)));
         }
         let doors = open.iter().map(|(port, (real, _))| (port.to_string(), *real));

@@ -6,22 +6,27 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::time::Sleep;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep, timeout};
 
 use crate::Failure;
+use crate::opening::{self, Opening};
 use crate::pool::Body;
+use crate::upstream::Held;
 
 /// How long a client may take for the head of a request.
-const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// The largest head of a request; a larger one is answered 431.
+const MAX_HEAD: usize = 64 << 10;
 
 /// The sockets at both ends of a client's connection.
 #[derive(Clone, Copy, Debug)]
@@ -32,31 +37,95 @@ pub struct Ends {
     pub remote: SocketAddr,
 }
 
-/// Serves HTTP/1.1 on a listener for ever. Requests have their [`Ends`] among their extensions.
-pub async fn serve<H, F, B>(listener: TcpListener, handler: H)
+/// Accepts connections for ever, each in a task of its own.
+pub async fn accept<H, F>(listener: TcpListener, handler: H)
 where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = Response<B>> + Send + 'static,
-    B: hyper::body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Failure>,
+    H: Fn(TcpStream, SocketAddr) -> F,
+    F: Future<Output = ()> + Send + 'static,
 {
     loop {
-        let Ok((stream, remote)) = listener.accept().await else {
+        let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let handler = handler.clone();
-        let ends = stream.local_addr().ok().map(|local| Ends { local, remote });
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            ends.map(|ends| request.extensions_mut().insert(ends));
-            let response = handler(request);
-            async move { Ok::<_, Infallible>(response.await) }
-        });
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
-        tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(handler(stream, peer));
     }
+}
+
+/// Serves HTTP on a listener for ever.
+pub async fn serve<H, F, B>(listener: TcpListener, handler: H)
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Failure>,
+{
+    accept(listener, move |stream, _| {
+        let handler = handler.clone();
+        async move { converse(stream, handler).await }
+    })
+    .await;
+}
+
+/// Serves HTTP on a connection, whichever version the client begins with. One that says nothing is closed.
+pub async fn converse<S, H, F, B>(mut stream: S, handler: H)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Send,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Failure>,
+{
+    let mut read = Vec::new();
+    // The first byte tells them apart but for `P`, and then the second: no method begins with `PR` but WebDAV's.
+    let begun = timeout(HEAD_PATIENCE, async {
+        while read.len() < 3 && matches!(stream.read_buf(&mut read).await, Ok(1..)) {}
+    });
+    if begun.await.is_err() || read.is_empty() {
+        return;
+    }
+    let opening = if read.starts_with(b"PRI") { Opening::Two } else { Opening::One };
+    talk(opening::rewound(read, stream), opening, handler).await;
+}
+
+/// Serves HTTP of a known version on a connection.
+pub async fn talk<S, H, F, B>(stream: S, opening: Opening, handler: H)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Send,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Failure>,
+{
+    let service = service_fn(move |request| {
+        let response = handler(request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    let stream = TokioIo::new(stream);
+    // However it ends, the client sees it.
+    if opening == Opening::Two {
+        let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new()).max_header_list_size(MAX_HEAD as u32).max_concurrent_streams(256);
+        let _ = http.serve_connection(stream, service).await;
+        return;
+    }
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(MAX_HEAD);
+    let _ = http.serve_connection(stream, service).with_upgrades().await;
+}
+
+/// What the client asks the connection to become, if it does.
+pub fn upgrade(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let connection = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let asked = connection.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case("upgrade"));
+    headers.get(header::UPGRADE).filter(|_| asked)
+}
+
+/// Whether the client understands trailers, which gRPC's servers want to know.
+pub fn wants_trailers(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    lines.any(|line| line.split(',').any(|word| word.trim().eq_ignore_ascii_case("trailers")))
 }
 
 /// A body that is all there.
@@ -108,12 +177,14 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 pub struct Timed {
     body: Incoming,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// What its request takes up until then.
+    held: Vec<Held>,
 }
 
 impl Timed {
     /// A body, and the time by which it must have come; `None`: any.
-    pub fn new(body: Incoming, deadline: Option<Instant>) -> Self {
-        Timed { body, deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into()))) }
+    pub fn new(body: Incoming, deadline: Option<Instant>, held: Vec<Held>) -> Self {
+        Timed { body, deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))), held }
     }
 }
 
@@ -123,6 +194,9 @@ impl hyper::body::Body for Timed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            if frame.is_none() || self.body.is_end_stream() {
+                self.held.clear();
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };

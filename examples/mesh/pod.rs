@@ -1,18 +1,24 @@
 //! A pod: answers as the scenario's nginx does, and says to discovery where its ports really are.
 //!
 //! Knows its own name and page. Knows nothing of the mesh around it. Beyond nginx it has `/echo`, which sends a
-//! request's body back, so that bodies can be tried.
+//! request's body back, `/headers` and `/name`, which tell the request's headers and the pod's name, `/count`, which tells how often it was asked for
+//! anything else, `/grpc`, which answers with trailers, and upgrades to `echo`; and it does wrong what it is asked to
+//! ([`Wish`]). So a mesh can be tried.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SERVER, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use serde::de::IgnoredAny;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::args::Args;
 use crate::message;
@@ -47,26 +53,73 @@ Commercial support is available at
 /// Runs the pod `--namespace`, `--name` on every `--port`; `--greet` is whom its page welcomes to.
 pub async fn run(args: &Args) -> Result<(), Failure> {
     let (namespace, name) = (args.one("namespace")?.to_string(), args.one("name")?.to_string());
-    let page: Arc<str> = PAGE.replace("Welcome to nginx!", &format!("Welcome to {}!", args.one("greet")?)).into();
+    let page = PAGE.replace("Welcome to nginx!", &format!("Welcome to {}!", args.one("greet")?));
+    let own = Arc::new(Own { name: name.clone(), page, asked: AtomicU64::new(0) });
     let discovery = session::parent();
     let mut sockets: BTreeMap<u16, SocketAddr> = BTreeMap::new();
     for port in args.all("port") {
         let (listener, address) = wire::bind(args.port_of(port)).await?;
         sockets.insert(port.parse()?, address);
-        let page = Arc::clone(&page);
-        tokio::spawn(message::serve(listener, move |request| {
-            let response = answer(request, &page);
-            async move { response }
-        }));
+        let own = Arc::clone(&own);
+        tokio::spawn(message::serve(listener, move |request| answer(request, Arc::clone(&own))));
     }
     session::report(sockets.iter().map(|(port, address)| (port.to_string(), address.port())).collect())?;
     session::subscribe(Part::Pod { namespace, name, sockets }, 0, discovery, |_, _: IgnoredAny| Ok(())).await;
     Ok(())
 }
 
-fn answer(request: Request<Incoming>, page: &str) -> Response<BoxBody<Bytes, hyper::Error>> {
-    if request.uri().path() == "/echo" {
-        return Response::new(request.into_body().boxed());
+/// What a pod knows of itself.
+struct Own {
+    name: String,
+    page: String,
+    asked: AtomicU64,
+}
+
+/// What a request asks a pod to do wrong, in its header `x-misbehave`: `delay=300` (milliseconds), `status=503`, both with
+/// a comma between, and `only=NAME` where a pod of another name is to answer as always.
+#[derive(Default)]
+struct Wish {
+    delay: Duration,
+    status: Option<StatusCode>,
+}
+
+impl Wish {
+    fn of(request: &Request<Incoming>, name: &str) -> Self {
+        let mut wish = Wish::default();
+        let Some(text) = request.headers().get("x-misbehave").and_then(|text| text.to_str().ok()) else { return wish };
+        for word in text.split(',') {
+            match word.trim().split_once('=') {
+                Some(("delay", time)) => wish.delay = Duration::from_millis(time.parse().unwrap_or(0)),
+                Some(("status", status)) => wish.status = status.parse().ok(),
+                Some(("only", only)) if !name.contains(only) => return Wish::default(),
+                _ => {}
+            }
+        }
+        wish
+    }
+}
+
+type Answered = Response<BoxBody<Bytes, hyper::Error>>;
+
+async fn answer(mut request: Request<Incoming>, own: Arc<Own>) -> Answered {
+    if request.uri().path() == "/count" {
+        return html(StatusCode::OK, own.asked.load(Ordering::Relaxed).to_string());
+    }
+    own.asked.fetch_add(1, Ordering::Relaxed);
+    let wish = Wish::of(&request, &own.name);
+    tokio::time::sleep(wish.delay).await;
+    if let Some(status) = wish.status {
+        return html(status, error_page(status.as_str()));
+    }
+    if request.headers().contains_key(UPGRADE) {
+        return upgraded(&mut request);
+    }
+    match request.uri().path() {
+        "/echo" => return Response::new(request.into_body().boxed()),
+        "/headers" => return html(StatusCode::OK, format!("{:?} {:#?}", request.version(), request.headers())),
+        "/name" => return html(StatusCode::OK, own.name.clone()),
+        "/grpc" => return grpc(),
+        _ => {}
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = html(StatusCode::METHOD_NOT_ALLOWED, error_page("405 Not Allowed"));
@@ -74,9 +127,33 @@ fn answer(request: Request<Incoming>, page: &str) -> Response<BoxBody<Bytes, hyp
         return response;
     }
     match request.uri().path() {
-        "/" | "/index.html" => html(StatusCode::OK, page.to_string()),
+        "/" | "/index.html" => html(StatusCode::OK, own.page.clone()),
         _ => html(StatusCode::NOT_FOUND, error_page("404 Not Found")),
     }
+}
+
+/// Sends back whatever comes, once the connection is upgraded.
+fn upgraded(request: &mut Request<Incoming>) -> Answered {
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(stream) = upgrade.await else { return };
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(stream));
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+        let _ = write.shutdown().await;
+    });
+    let mut response = html(StatusCode::SWITCHING_PROTOCOLS, String::new());
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("echo"));
+    response
+}
+
+/// An empty message, and that all went well.
+fn grpc() -> Answered {
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    let message = Full::new(Bytes::from_static(&[0; 5])).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let mut response = Response::new(message.map_err(|never| match never {}).boxed());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
 }
 
 fn error_page(title: &str) -> String {

@@ -1,108 +1,189 @@
-//! Connections to upstreams, kept open between requests.
+//! Connections to upstreams, kept open between requests and held below their limits.
 //!
-//! Knows sockets and HTTP/1.1. Knows nothing of routing.
+//! Knows sockets, HTTP/1.1 and HTTP/2. Knows nothing of routing.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use meshroute::balance::{Failure, Overflow};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::Failure;
+use crate::Failure as Trouble;
+use crate::upstream::{Held, Upstream, What};
 
 /// A body on its way through.
-pub type Body = BoxBody<Bytes, Failure>;
+pub type Body = BoxBody<Bytes, Trouble>;
 
 /// How many connections that nobody uses are kept for one socket.
 const IDLE: usize = 16;
 
-/// Why nothing came back.
+/// Which HTTP is spoken to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
-    /// No connection could be made.
-    Connect,
-    /// The connection ended before an answer began.
-    Reset,
-    /// The answer did not begin in time.
-    Timeout,
+pub enum Tongue {
+    /// HTTP/1.1.
+    One,
+    /// HTTP/2, without TLS and without asking first.
+    Two,
 }
 
-/// The open connections by socket.
+/// The connections that are open and may take a request, by socket.
 #[derive(Default)]
-pub struct Pool {
-    idle: Mutex<HashMap<SocketAddr, Vec<SendRequest<Body>>>>,
+pub struct Idle {
+    one: HashMap<SocketAddr, Vec<Line>>,
+    /// Each takes many requests at a time.
+    two: HashMap<SocketAddr, http2::SendRequest<Body>>,
 }
 
-impl Pool {
-    /// Sends a request to a socket and waits for the head of its answer.
-    ///
-    /// A kept connection may turn out closed by the other side. A request that did not get onto it goes onto a new one.
+/// A connection that a request may go onto.
+pub struct Line {
+    to: SocketAddr,
+    sender: Sender,
+    /// How many requests it has taken.
+    served: u32,
+}
+
+enum Sender {
+    One(http1::SendRequest<Body>),
+    Two(http2::SendRequest<Body>),
+}
+
+/// Why a request did not get through.
+pub enum Stuck {
+    /// It failed for good.
+    Lost(Failure),
+    /// The connection had been closed by the other side; here is the request, untouched.
+    Unsent(Box<Request<Body>>),
+}
+
+impl From<Overflow> for Stuck {
+    fn from(_: Overflow) -> Self {
+        Stuck::Lost(Failure::Overflow)
+    }
+}
+
+impl Idle {
+    fn take(&mut self, to: SocketAddr, tongue: Tongue) -> Option<Line> {
+        if tongue == Tongue::Two {
+            let sender = self.two.get(&to).filter(|sender| !sender.is_closed()).cloned()?;
+            return Some(Line { to, sender: Sender::Two(sender), served: 1 });
+        }
+        let kept = self.one.get_mut(&to)?;
+        let usable = |line: &Line| matches!(&line.sender, Sender::One(one) if one.is_ready() && !one.is_closed());
+        let found = std::iter::from_fn(|| kept.pop()).find(usable);
+        if kept.is_empty() {
+            self.one.remove(&to);
+        }
+        found
+    }
+}
+
+impl Line {
+    /// Whether it has served before, so that the other side may have closed it in the meantime.
+    pub fn is_used(&self) -> bool {
+        self.served > 0
+    }
+}
+
+impl Upstream {
+    /// A connection to a socket: a kept one, a new one, or, where there may be no more, the next that is given back.
+    pub async fn line(self: &Arc<Self>, to: SocketAddr, tongue: Tongue, patience: Duration) -> Result<Line, Failure> {
+        if let Some(line) = self.state().idle.take(to, tongue) {
+            return Ok(line);
+        }
+        let _waiting = self.hold(What::Waiting).map_err(|_| Failure::Overflow)?;
+        loop {
+            let mut freed = Box::pin(self.freed.notified());
+            freed.as_mut().enable();
+            if let Some(line) = self.state().idle.take(to, tongue) {
+                return Ok(line);
+            }
+            match self.hold(What::Connection(to)) {
+                Ok(held) => return self.dial(to, tongue, patience, held).await.ok_or(Failure::Connect),
+                Err(_) => freed.await,
+            }
+        }
+    }
+
+    async fn dial(self: &Arc<Self>, to: SocketAddr, tongue: Tongue, patience: Duration, held: Held) -> Option<Line> {
+        let stream = timeout(patience, TcpStream::connect(to)).await.ok()?.ok()?;
+        let _ = stream.set_nodelay(true);
+        let stream = TokioIo::new(stream);
+        let sender = match tongue {
+            Tongue::One => {
+                let (sender, connection) = http1::handshake(stream).await.ok()?;
+                tokio::spawn(async move {
+                    let _ = connection.with_upgrades().await;
+                    drop(held);
+                });
+                Sender::One(sender)
+            }
+            Tongue::Two => {
+                let mut http = http2::Builder::new(TokioExecutor::new());
+                let (sender, connection) = http.timer(TokioTimer::new()).handshake(stream).await.ok()?;
+                self.state().idle.two.insert(to, sender.clone());
+                tokio::spawn(async move {
+                    let _ = connection.await;
+                    drop(held);
+                });
+                Sender::Two(sender)
+            }
+        };
+        Some(Line { to, sender, served: 0 })
+    }
+
+    /// Sends a request and waits for the head of its answer. The request counts until the second value goes.
     pub async fn send(
         self: &Arc<Self>,
-        to: SocketAddr,
+        mut line: Line,
         request: Request<Body>,
-        patience: Duration,
-    ) -> Result<Response<Incoming>, Lost> {
-        let mut request = request;
-        while let Some(mut kept) = self.kept(to) {
-            match kept.try_send_request(request).await {
-                Ok(response) => return Ok(self.keep(to, kept, response)),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(Lost::Reset),
-                },
+    ) -> Result<(Response<Incoming>, Held), Stuck> {
+        let active = self.hold(What::Request)?;
+        let used = line.is_used();
+        let sent = match &mut line.sender {
+            Sender::One(sender) => sender.try_send_request(request).await,
+            Sender::Two(sender) => sender.try_send_request(request).await,
+        };
+        match sent {
+            Ok(response) => {
+                self.keep(line);
+                Ok((response, active))
             }
+            Err(mut error) => match error.take_message() {
+                Some(unsent) if used => Err(Stuck::Unsent(Box::new(unsent))),
+                Some(_) => Err(Stuck::Lost(Failure::Before)),
+                None => Err(Stuck::Lost(Failure::Reset)),
+            },
         }
-        let mut fresh = timeout(patience, dial(to)).await.ok().flatten().ok_or(Lost::Connect)?;
-        let response = fresh.send_request(request).await.map_err(|_| Lost::Reset)?;
-        Ok(self.keep(to, fresh, response))
     }
 
-    fn kept(&self, to: SocketAddr) -> Option<SendRequest<Body>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let connections = idle.get_mut(&to)?;
-        while let Some(connection) = connections.pop() {
-            if connection.is_ready() && !connection.is_closed() {
-                return Some(connection);
-            }
+    /// Puts a connection back once its answer has been read to the end, unless it has served enough.
+    fn keep(self: &Arc<Self>, line: Line) {
+        let served = line.served.saturating_add(1);
+        let Sender::One(mut sender) = line.sender else { return };
+        if served >= self.requests_per_connection() {
+            return;
         }
-        idle.remove(&to);
-        None
-    }
-
-    /// Puts a connection back once its answer has been read to the end.
-    fn keep(
-        self: &Arc<Self>,
-        to: SocketAddr,
-        mut connection: SendRequest<Body>,
-        response: Response<Incoming>,
-    ) -> Response<Incoming> {
-        let pool = Arc::clone(self);
+        let upstream = Arc::clone(self);
         tokio::spawn(async move {
-            if connection.ready().await.is_err() {
+            if sender.ready().await.is_err() {
                 return;
             }
-            let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let connections = idle.entry(to).or_default();
-            if connections.len() < IDLE {
-                connections.push(connection);
+            let kept = Line { to: line.to, sender: Sender::One(sender), served };
+            let mut state = upstream.state();
+            let lines = state.idle.one.entry(line.to).or_default();
+            if lines.len() < IDLE {
+                lines.push(kept);
             }
+            drop(state);
+            upstream.freed.notify_waiters();
         });
-        response
     }
-}
-
-async fn dial(to: SocketAddr) -> Option<SendRequest<Body>> {
-    let stream = TcpStream::connect(to).await.ok()?;
-    let _ = stream.set_nodelay(true);
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
-    tokio::spawn(connection);
-    Some(sender)
 }

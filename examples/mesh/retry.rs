@@ -1,24 +1,24 @@
-//! When another try is made, and what is needed for one.
+//! What is needed for another try, and how the last one looks to the library's judges.
 //!
-//! Knows Envoy's retry conditions. Knows nothing of where a try goes.
+//! Knows which bodies can be sent again. When another try is made is decided by the library.
 
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::{Body as _, Bytes, Incoming};
+use meshroute::balance::{self, Ended, Failure};
 use meshroute::plan::Retry;
 
 use crate::message;
-use crate::pool::{Body, Lost};
+use crate::pool::Body;
+use crate::upstream::Held;
 
 /// The largest body that is kept for another try.
 const REPLAYABLE: u64 = 64 << 10;
-/// The longest pause between two tries, as a multiple of the first.
-const MAX_BACKOFF: u32 = 10;
 
-/// How one try ended.
-pub type Tried = Result<Response<Incoming>, Lost>;
+/// How one try ended: with the head of an answer, and what its request still holds; or without.
+pub type Tried = Result<(Response<Incoming>, Vec<Held>), Failure>;
 
 /// A body as far as it matters for another try.
 pub enum Cargo {
@@ -63,31 +63,26 @@ pub fn is_past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
-/// The pause before another try: it doubles each time, up to ten times the first.
-pub fn pause(retry: &Retry, tries: u32, deadline: Option<Instant>) -> Duration {
-    let factor = 1u32.checked_shl(tries.saturating_sub(1)).unwrap_or(MAX_BACKOFF).min(MAX_BACKOFF);
-    let pause = retry.backoff.saturating_mul(factor);
-    deadline.map_or(pause, |deadline| pause.min(deadline.saturating_duration_since(Instant::now())))
+/// How a try looks to the judge of tries.
+pub fn verdict_on(tried: &Tried) -> balance::Tried {
+    match tried {
+        Ok((response, _)) => {
+            let header = |name| response.headers().get(name);
+            let grpc = header("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
+            let rate_limited = header("x-envoy-ratelimited").is_some();
+            balance::Tried::answered(response.status().as_u16()).grpc(grpc).rate_limited(rate_limited)
+        }
+        Err(failure) => balance::Tried::Failed(*failure),
+    }
 }
 
-/// Whether a route's retry conditions take this for a failure (Envoy, `RetryStateImpl`).
-pub fn is_failure(retry: &Retry, tried: &Tried) -> bool {
-    let on = |condition: &str| retry.on.iter().any(|known| &**known == condition);
-    let response = match tried {
-        Ok(response) => response,
-        Err(lost) => {
-            return on("5xx")
-                || on("gateway-error")
-                || on("reset")
-                || (*lost == Lost::Connect && (on("connect-failure") || on("reset-before-request")));
-        }
-    };
-    let status = response.status().as_u16();
-    let grpc = response.headers().get("grpc-status").map(|value| value.as_bytes());
-    (on("5xx") && status >= 500)
-        || (on("gateway-error") && matches!(status, 502..=504))
-        || (on("retriable-4xx") && status == 409)
-        || (on("retriable-status-codes") && retry.statuses.contains(&status))
-        || (on("cancelled") && grpc == Some(b"1"))
-        || (on("unavailable") && grpc == Some(b"14"))
+/// How a try looks to the one who sets endpoints aside.
+pub fn report_on(tried: &Tried) -> Ended {
+    match tried {
+        Ok((response, _)) => Ended::Answered(response.status().as_u16()),
+        Err(Failure::TimedOut) => Ended::TimedOut,
+        // The cluster was full, for which the endpoint cannot be blamed.
+        Err(Failure::Overflow) => Ended::Abandoned,
+        Err(_) => Ended::Lost,
+    }
 }

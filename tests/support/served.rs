@@ -23,15 +23,21 @@ pub fn program() -> PathBuf {
 pub struct Folder(pub PathBuf);
 
 impl Folder {
-    pub fn new(name: &str) -> Self {
+    /// With nothing in it.
+    pub fn empty(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("meshroute-test-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
+        Folder(folder)
+    }
+
+    pub fn new(name: &str) -> Self {
+        let folder = Folder::empty(name);
         let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/mesh/config/nginx-canary");
         for file in std::fs::read_dir(scenario).unwrap() {
             let file = file.unwrap();
-            std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+            std::fs::copy(file.path(), folder.0.join(file.file_name())).unwrap();
         }
-        Folder(folder)
+        folder
     }
 
     pub fn write(&self, file: &str, text: &str) {
@@ -49,6 +55,8 @@ impl Drop for Folder {
 pub struct Served {
     pub parent: Child,
     lines: Receiver<String>,
+    /// What it printed when it was ready.
+    pub printed: String,
     /// The master's sidecar.
     pub proxy: String,
     /// Discovery's page.
@@ -75,14 +83,41 @@ impl Served {
         let (sender, lines) = channel();
         let out = BufReader::new(parent.stdout.take().unwrap());
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut served = Served { parent, lines, proxy: String::new(), page: String::new(), log: PathBuf::new() };
+        let mut served = Served {
+            parent,
+            lines,
+            printed: String::new(),
+            proxy: String::new(),
+            page: String::new(),
+            log: PathBuf::new(),
+        };
         let listing = served.listing();
         served.proxy = after(&listing, "http_proxy=");
         served.page = after(&listing[listing.find("\nDiscovery").unwrap()..], "curl -s ");
         served.log = after(&listing, "tail -f ").into();
-        let first = listing.lines().map(str::trim).find(|line| line.starts_with("http_proxy=")).unwrap();
-        assert_eq!(first, format!("http_proxy={} curl -s nginx:5000 -H \"canary_id: 1\"", served.proxy), "{listing}");
+        served.printed = listing;
         served
+    }
+
+    /// The address of a pod's sidecar.
+    pub fn sidecar(&self, pod: &str) -> String {
+        let line =
+            self.printed.lines().map(str::trim).find(|line| line.starts_with(pod) && line.contains("http_proxy="));
+        after(line.unwrap_or_else(|| panic!("no {pod} in {}", self.printed)), "http_proxy=")
+    }
+
+    /// Where something is that it has named, or will: the last word of the line that begins so.
+    pub fn place(&self, what: &str) -> String {
+        let last = |line: &str| line.split_whitespace().last().unwrap_or_default().to_string();
+        let found = self.printed.lines().map(str::trim).find(|line| line.starts_with(what)).map(last);
+        found.unwrap_or_else(|| {
+            loop {
+                let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it does not name `{what}`"));
+                if line.trim().starts_with(what) {
+                    return last(&line);
+                }
+            }
+        })
     }
 
     /// What it prints when it is ready.

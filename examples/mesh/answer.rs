@@ -1,0 +1,163 @@
+//! An answer on its way back, and what is noted about it for the client and the access log.
+
+use std::collections::BTreeMap;
+
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use meshroute::balance::Failure;
+use meshroute::plan::{Cluster, Endpoint};
+use meshroute::{Decision, Outcome};
+use tokio::time::Instant;
+
+use crate::message;
+use crate::pool::Body;
+use crate::record::{self, Record};
+use crate::retry::Tried;
+use crate::world::rule_key;
+
+/// An answer, and what is noted about it.
+pub struct Answer {
+    /// What the client gets.
+    pub response: Response<Body>,
+    /// Envoy's response flags.
+    pub flags: String,
+    /// Which rule, where it stands, and what it leads to.
+    pub reason: String,
+    /// Who answered.
+    pub upstream: Option<Endpoint>,
+}
+
+impl Answer {
+    /// An answer of the station's own.
+    pub fn made_here(status: u16, flags: &str, text: impl Into<String>) -> Self {
+        let mut response = Response::new(message::full(text.into()));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response.headers_mut().insert(header::SERVER, HeaderValue::from_static("meshroute"));
+        if !response.body().is_end_stream() {
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        }
+        Answer { response, flags: flags.into(), reason: String::new(), upstream: None }
+    }
+
+    /// Where the decision itself is the answer.
+    pub fn of_decision(decision: &Decision<'_>, response: Response<Vec<u8>>) -> Self {
+        let mut response = response.map(message::full);
+        response.headers_mut().entry(header::SERVER).or_insert(HeaderValue::from_static("meshroute"));
+        let flags = match decision.outcome {
+            Outcome::Refuse(refusal) => refusal.flag.to_string(),
+            _ => String::new(),
+        };
+        Answer { response, flags, reason: String::new(), upstream: None }
+    }
+
+    /// Puts down what became of a request.
+    pub fn note(&self, record: &mut Record) {
+        record.flags.clone_from(&self.flags);
+        record.reason.clone_from(&self.reason);
+        let endpoint = self.upstream.as_ref();
+        record.upstream_host = endpoint.map(ToString::to_string).unwrap_or_default();
+        let came_back = endpoint.is_some() && (self.flags.is_empty() || self.flags == "URX");
+        if record.details.is_empty() {
+            record.details = if came_back { "via_upstream".into() } else { record::details(&self.flags).into() };
+        }
+    }
+
+    /// With a reason.
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+
+    /// A refusal that says why.
+    pub fn refused(status: u16, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Answer::made_here(status, "", format!("{text}\n")).because(text)
+    }
+
+    /// After it the connection ends.
+    pub fn closing(mut self) -> Self {
+        self.response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        self
+    }
+
+    /// With what was noted, for the client to see.
+    pub fn labelled(mut self) -> Response<Body> {
+        let headers = self.response.headers_mut();
+        message::insert(headers, HeaderName::from_static("x-meshroute-flags"), &self.flags);
+        message::insert(headers, HeaderName::from_static("x-meshroute-reason"), &self.reason);
+        self.response
+    }
+}
+
+/// The answer for how the last try ended. `flag`: what else is to be noted about it.
+pub fn arrived(tried: Tried, endpoint: &Endpoint, deadline: Option<std::time::Instant>, flag: &'static str) -> Answer {
+    let mut answer = match tried {
+        Ok((response, held)) => {
+            let (mut parts, body) = response.into_parts();
+            if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+                message::strip_hop_by_hop(&mut parts.headers);
+            }
+            let body = message::Timed::new(body, deadline.map(Instant::from_std), held);
+            let response = Response::from_parts(parts, body.boxed());
+            Answer { response, flags: flag.to_string(), reason: String::new(), upstream: None }
+        }
+        Err(failure) => failed(failure, flag),
+    };
+    answer.upstream = Some(endpoint.clone());
+    answer
+}
+
+fn failed(failure: Failure, also: &str) -> Answer {
+    let before = "upstream connect error or disconnect/reset before headers. reset reason:";
+    let (status, flag, text) = match failure {
+        Failure::TimedOut => (504, "UT", "upstream request timeout".to_string()),
+        Failure::Connect => (503, "UF", format!("{before} remote connection failure")),
+        Failure::Overflow => (503, "UO", format!("{before} overflow")),
+        _ => (503, "UC", format!("{before} connection termination")),
+    };
+    let flags: Vec<&str> = [flag, also].into_iter().filter(|flag| !flag.is_empty()).collect();
+    let mut answer = Answer::made_here(status, &flags.join(","), text);
+    if failure == Failure::Overflow {
+        answer.response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+    }
+    answer
+}
+
+/// The one line that says why: which rule, where it stands, and what it leads to.
+pub fn reason(places: &BTreeMap<String, String>, decision: &Decision<'_>) -> String {
+    let rule = match (decision.origin(), decision.host) {
+        (Some(origin), _) => {
+            let place = places.get(&rule_key(&origin.written_in, &origin.field));
+            let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
+            format!("rule {} of {}{place}", u64::from(origin.rule) + 1, origin.written_in)
+        }
+        (None, _) if decision.route.is_some() => "no rule, the service's default route".to_string(),
+        (None, Some(host)) => format!("no rule of {} fits", host.name),
+        (None, None) if decision.cluster().is_some() => "no rule, the service's default".to_string(),
+        (None, None) => "nobody claims this host".to_string(),
+    };
+    format!("{rule}: {}", consequence(decision))
+}
+
+fn consequence(decision: &Decision<'_>) -> String {
+    let cluster = |cluster: &Cluster| match &*cluster.subset {
+        "" => format!("all of {}", cluster.host),
+        subset => format!("subset {subset}"),
+    };
+    match &decision.outcome {
+        Outcome::Forward(to) | Outcome::Connect(to) => cluster(to.cluster),
+        Outcome::Redirect(code) => format!("a redirect, {code}"),
+        Outcome::Direct(direct) => format!("an answer of its own, {}", direct.status),
+        Outcome::Preflight(_) => "a preflight, answered here".to_string(),
+        Outcome::Refuse(refusal) => match (refusal.cluster, refusal.flag) {
+            (Some(empty), "UH") => format!("{} has no pods", cluster(empty)),
+            (Some(missing), _) => format!("{} does not exist", cluster(missing)),
+            (None, "FI") => "an injected fault".to_string(),
+            (None, "NR") => "no route".to_string(),
+            (None, _) => refusal.to_string(),
+        },
+        _ => "it goes where it was sent".to_string(),
+    }
+}

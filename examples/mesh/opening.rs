@@ -1,0 +1,89 @@
+//! What a connection speaks, by its first bytes.
+//!
+//! Knows how HTTP/1, HTTP/2 and TLS begin. A client that waits for the server to speak first says nothing for a while;
+//! so does one that is slow or dead, and whoever serves HTTP only does not wait for long.
+
+use std::io::Cursor;
+use std::time::Duration;
+
+use meshroute::TlsHello;
+use meshroute::adapter::tls;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::time::timeout;
+
+/// How long a client is waited for that may want to hear something first.
+const COURTESY: Duration = Duration::from_millis(200);
+/// How long one that has begun may take to be understood.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// HTTP/1.
+    One,
+    /// HTTP/2.
+    Two,
+    /// TLS, with the server's name where it was said.
+    Tls(Option<String>),
+    /// Something else, or nothing.
+    Other,
+}
+
+impl Opening {
+    /// In the router's words.
+    pub fn hello(&self) -> Option<TlsHello<'_>> {
+        match self {
+            Opening::Tls(name) => Some(TlsHello { sni: name.as_deref() }),
+            _ => None,
+        }
+    }
+}
+
+/// Listens until it is clear what is spoken, and hands back what was read.
+pub async fn hear(stream: &mut (impl AsyncRead + Unpin)) -> (Opening, Vec<u8>) {
+    let mut read = Vec::new();
+    if let Ok(Ok(0)) | Err(_) = timeout(COURTESY, stream.read_buf(&mut read)).await {
+        return (Opening::Other, read);
+    }
+    let listening = timeout(PATIENCE, async {
+        loop {
+            if let Some(opening) = kind(&read) {
+                return opening;
+            }
+            if !matches!(stream.read_buf(&mut read).await, Ok(1..)) {
+                return Opening::Other;
+            }
+        }
+    });
+    let opening = listening.await.unwrap_or(Opening::Other);
+    (opening, read)
+}
+
+/// `None`: more bytes are needed.
+fn kind(read: &[u8]) -> Option<Opening> {
+    match tls::opening(read) {
+        Ok(tls::Opening::Hello(hello)) => return Some(Opening::Tls(hello.server_name().map(str::to_string))),
+        Ok(tls::Opening::Short(_)) => return None,
+        Ok(tls::Opening::Plain) | Err(_) => {}
+    }
+    if read.starts_with(PREFACE) {
+        return Some(Opening::Two);
+    }
+    if PREFACE.starts_with(read) {
+        return None;
+    }
+    let method = read.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    match read.get(method) {
+        Some(b' ') if method > 0 => Some(Opening::One),
+        None if method < 16 => None,
+        _ => Some(Opening::Other),
+    }
+}
+
+/// A stream with what was read of it put back.
+pub fn rewound<S: AsyncRead + AsyncWrite>(read: Vec<u8>, stream: S) -> impl AsyncRead + AsyncWrite + Unpin {
+    let (rest, writer) = tokio::io::split(stream);
+    tokio::io::join(Cursor::new(read).chain(rest), writer)
+}

@@ -1,0 +1,215 @@
+//! What takes requests: a sidecar, or a gateway. Asks the router, and has done what it says.
+//!
+//! Sidecars and gateways share it; they differ in what they take as the question.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use meshroute::adapter::http::{self as adapter, Change};
+use meshroute::{Connection, Decision, Outcome, Roll};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::access_log;
+use crate::answer::{Answer, reason};
+use crate::config::Config;
+use crate::forward::{Trip, outgoing};
+use crate::message::{self, Ends};
+use crate::opening::{self, Opening};
+use crate::pool::{Body, Tongue};
+use crate::question::{Door, Question, asked, question};
+use crate::record::{Record, Telemetry};
+use crate::tunnel;
+use crate::upstream::Upstreams;
+use crate::workload::{Service, UNKNOWN};
+use crate::world::rule_key;
+
+/// A sidecar or a gateway.
+pub struct Station {
+    /// The snapshot in force; `None` before the first.
+    pub config: watch::Receiver<Option<Arc<Config>>>,
+    /// Where it tells what it did.
+    pub telemetry: Arc<Telemetry>,
+    /// The clusters as it knows them.
+    pub upstreams: Upstreams,
+}
+
+/// Serves a station's door for ever.
+pub async fn serve(listener: TcpListener, station: Arc<Station>, door: Door) {
+    message::accept(listener, move |stream, peer| {
+        let station = Arc::clone(&station);
+        async move { station.receive(stream, peer, door).await }
+    })
+    .await;
+}
+
+impl Station {
+    async fn receive(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, door: Door) {
+        let ends = stream.local_addr().ok().map(|local| Ends { local, remote: peer });
+        let itself = Arc::clone(&self);
+        let answer = move |mut request: Request<Incoming>| {
+            ends.map(|ends| request.extensions_mut().insert(ends));
+            Arc::clone(&itself).answer(door, peer, request)
+        };
+        let config = self.config.borrow().clone();
+        if let (Door::Gateway(port), Some(config)) = (door, config.filter(|config| config.carries_whole(door))) {
+            let (opening, begun) = opening::hear(&mut stream).await;
+            let mut connection = Connection::new(port);
+            connection.tls = opening.hello();
+            if !tunnel::is_http(&config, &connection) {
+                return tunnel::carry(&self, &config, &connection, &format!("*:{port}"), begun, stream).await;
+            }
+            if !matches!(opening, Opening::One | Opening::Two) {
+                return;
+            }
+            let stream = opening::rewound(begun, stream);
+            return message::talk(stream, opening, answer).await;
+        }
+        message::converse(stream, answer).await;
+    }
+
+    /// Answers a request, which is written down from this call on: a client may leave before anything is done for it.
+    pub fn answer(
+        self: Arc<Self>,
+        door: Door,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send {
+        let (mut parts, body) = request.into_parts();
+        let record = Record::begin(&self.telemetry, &mut parts);
+        self.settle(door, peer, parts, body, record)
+    }
+
+    async fn settle(
+        self: Arc<Self>,
+        door: Door,
+        peer: SocketAddr,
+        mut parts: Parts,
+        body: Incoming,
+        mut record: Record,
+    ) -> Response<Body> {
+        let upgrade = parts.extensions.remove();
+        let mut answer = if parts.method == Method::CONNECT {
+            self.open_tunnel(&parts, door, peer, upgrade)
+        } else {
+            let mut answer = self.ask(door, peer, &parts, body, &mut record).await;
+            tunnel::splice(upgrade, &mut answer.response);
+            answer
+        };
+        if parts.version == Version::HTTP_2 {
+            message::strip_hop_by_hop(answer.response.headers_mut());
+        }
+        answer.note(&mut record);
+        record.answered(answer.labelled())
+    }
+
+    async fn ask(&self, door: Door, peer: SocketAddr, parts: &Parts, body: Incoming, record: &mut Record) -> Answer {
+        let question = match question(door, parts) {
+            Ok(question) => question,
+            // What follows might be the rest of something that was misunderstood.
+            Err((status, text)) => return Answer::refused(status, text).closing(),
+        };
+        let config = self.config.borrow().clone();
+        let Some(config) = config else {
+            return Answer::refused(503, "no configuration yet");
+        };
+        let roll = Roll::random();
+        let (decision, made_here, change) = {
+            let asked = asked(&config, door, &question, parts);
+            let decision = config.router.decide(&asked, &roll);
+            (decision.clone(), adapter::answer(&decision, &asked), Change::of(&decision, &asked))
+        };
+        note(&config, door, &question, &decision, record);
+        if let Some(delay) = decision.delay {
+            tokio::time::sleep(delay).await;
+        }
+        let mut answer = match (made_here, change) {
+            (Some(response), _) => Answer::of_decision(&decision, response),
+            (None, Err(error)) => Answer::refused(500, error.to_string()),
+            (None, Ok(change)) => {
+                let trip = Trip {
+                    station: self,
+                    config: &config,
+                    decision: &decision,
+                    question: &question,
+                    roll,
+                    peer,
+                    record,
+                };
+                let set_out = Instant::now();
+                let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
+                let mut answer = trip.set_out(door, outgoing(&question, parts, &change), tongue, body).await;
+                if let Some(endpoint) = &answer.upstream {
+                    record.upstream_time = Some(set_out.elapsed());
+                    record.destination = config.workload(endpoint);
+                }
+                decision.edit_response(answer.response.headers_mut());
+                answer
+            }
+        };
+        if answer.reason.is_empty() {
+            answer.reason = reason(&config.places, &decision);
+        }
+        answer
+    }
+
+    /// Agrees to carry whatever comes, where it is a sidecar's to carry.
+    fn open_tunnel(
+        self: &Arc<Self>,
+        parts: &Parts,
+        door: Door,
+        peer: SocketAddr,
+        upgrade: Option<hyper::upgrade::OnUpgrade>,
+    ) -> Answer {
+        let (Door::Proxy(_), Some(upgrade)) = (door, upgrade) else {
+            return Answer::refused(405, "a gateway opens no tunnels");
+        };
+        let Some((host, Some(port))) = parts.uri.authority().map(|to| (to.host().to_string(), to.port_u16())) else {
+            return Answer::refused(400, "a tunnel goes to HOST:PORT");
+        };
+        if self.config.borrow().is_none() {
+            return Answer::refused(503, "no configuration yet");
+        }
+        tokio::spawn(tunnel::dig(Arc::clone(self), upgrade, host, port, peer));
+        let mut answer = Answer::made_here(200, "", "").because("a tunnel");
+        *answer.response.status_mut() = StatusCode::OK;
+        answer
+    }
+
+    /// A line of the access log for what is no request.
+    pub fn note(&self, line: &str) {
+        access_log::write(line);
+    }
+}
+
+/// Puts down what was decided for a request.
+fn note(config: &Config, door: Door, question: &Question, decision: &Decision<'_>, record: &mut Record) {
+    record.source = Arc::clone(&config.own);
+    if let Some(route) = decision.route {
+        record.route = route.name.to_string();
+    }
+    let origin = decision.origin();
+    record.via.rule = origin.map(|origin| rule_key(&origin.written_in, &origin.field)).unwrap_or_default();
+    if let Outcome::Refuse(refusal) = &decision.outcome {
+        record.details = refusal.detail.to_string();
+    }
+    let nobodys = |name: &str| Service::nobodys(name, &question.authority);
+    record.service = match (decision.cluster(), decision.host, &decision.outcome) {
+        (Some(cluster), ..) => {
+            record.via.cluster = cluster.name.to_string();
+            Service::of_host(&cluster.host)
+        }
+        (None, Some(host), _) => Service::of_host(meshroute::host_of(&host.name)),
+        (None, None, Outcome::Passthrough) => {
+            record.via.cluster = "PassthroughCluster".into();
+            record.route = "allow_any".into();
+            nobodys("PassthroughCluster")
+        }
+        (None, None, _) if matches!(door, Door::Gateway(_)) => nobodys(UNKNOWN),
+        _ => nobodys("BlackHoleCluster"),
+    };
+}

@@ -1,0 +1,117 @@
+//! Bytes that are carried without being looked into: tunnels that CONNECT opens, and connections that were upgraded.
+//!
+//! Of a tunnel only the beginning is looked at: what speaks HTTP is served as HTTP, request by request; all else goes on
+//! as a whole to where the router says.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::Response;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use meshroute::balance::Ask;
+use meshroute::{Connection, Outcome, Request, Roll};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::message;
+use crate::opening::{self, Opening};
+use crate::pool::Body;
+use crate::question::{Door, ip};
+use crate::station::Station;
+use crate::upstream::{Held, Upstream, What, now};
+
+/// Where an upgrade was agreed on by both sides, joins them.
+pub fn splice(client: Option<OnUpgrade>, response: &mut Response<Body>) {
+    let server: Option<OnUpgrade> = response.extensions_mut().remove();
+    let (Some(client), Some(server)) = (client, server) else { return };
+    if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    tokio::spawn(async move {
+        if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
+            // Whichever side ends it, ends it for both.
+            let _ = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
+        }
+    });
+}
+
+/// Carries what comes through a tunnel to a host and port.
+pub async fn dig(station: Arc<Station>, upgrade: OnUpgrade, host: String, port: u16, peer: SocketAddr) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let config = station.config.borrow().clone();
+    let Some(config) = config else { return };
+    let address = ip(&host).or_else(|| config.router.lookup(&host).first().copied());
+    let mut stream = TokioIo::new(upgraded);
+    let (opening, begun) = opening::hear(&mut stream).await;
+    let hello = opening.hello();
+    let mut connection = Connection::new(port).address(address);
+    connection.tls = hello;
+    let what = format!("{host}:{port}");
+    if matches!(opening, Opening::One | Opening::Two) && is_http(&config, &connection) {
+        let door = Door::Tunnel(port, address);
+        let stream = opening::rewound(begun, stream);
+        return message::talk(stream, opening, move |request| Arc::clone(&station).answer(door, peer, request)).await;
+    }
+    carry(&station, &config, &connection, &what, begun, stream).await;
+}
+
+/// Whether requests through this connection are routed one by one.
+pub fn is_http(config: &Config, connection: &Connection<'_>) -> bool {
+    let mut request = Request::new("GET", "", "/").port(connection.port).address(connection.address);
+    request.tls = connection.tls;
+    !matches!(config.router.decide(&request, &Roll::random()).outcome, Outcome::Connect(_))
+}
+
+/// Carries a connection as a whole to where the router says. `begun`: what was read of it.
+pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
+    station: &Station,
+    config: &Config,
+    connection: &Connection<'_>,
+    what: &str,
+    begun: Vec<u8>,
+    mut stream: S,
+) {
+    let roll = Roll::random();
+    let decision = config.router.connect(connection, &roll);
+    let asked = ip(what.rsplit_once(':').map_or(what, |(host, _)| host));
+    let reached = match decision.outcome {
+        Outcome::Connect(to) => {
+            let upstream = station.upstreams.of(to.cluster);
+            reach(config, &upstream, roll, to.cluster.policy.connect_timeout).await
+        }
+        Outcome::Passthrough => match asked.and_then(|ip| config.real(SocketAddr::new(ip, connection.port))) {
+            Some(socket) => {
+                TcpStream::connect(socket).await.ok().map(|server| (server, Vec::new(), socket.to_string()))
+            }
+            None => None,
+        },
+        _ => None,
+    };
+    let Some((mut server, _held, upstream)) = reached else {
+        station.note(&format!("{what} \"TCP\" - UH - (nobody takes this connection)"));
+        return;
+    };
+    station.note(&format!("{what} \"TCP\" - - {upstream}"));
+    if server.write_all(&begun).await.is_ok() {
+        let _ = copy_bidirectional(&mut stream, &mut server).await;
+    }
+}
+
+/// A connection to one of a cluster's endpoints, and what it takes up.
+async fn reach(
+    config: &Config,
+    upstream: &Arc<Upstream>,
+    roll: Roll,
+    patience: std::time::Duration,
+) -> Option<(TcpStream, Vec<Held>, String)> {
+    use meshroute::balance::Ended;
+    let (host, endpoint, held) = upstream.pick(&Ask::new(roll, now()))?;
+    let socket = endpoint.socket().and_then(|address| config.real(address))?;
+    let open = upstream.hold(What::Connection(socket)).ok()?;
+    let connected = timeout(patience, TcpStream::connect(socket)).await.ok().and_then(Result::ok);
+    upstream.report(host, if connected.is_some() { Ended::Answered(200) } else { Ended::Lost });
+    Some((connected?, vec![held, open], format!("{} {endpoint}", endpoint.workload)))
+}

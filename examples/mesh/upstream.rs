@@ -1,0 +1,181 @@
+//! The clusters as this station knows them: who is healthy, how busy each is, and what is full.
+//!
+//! Puts the library's state machines behind a lock and gives them the time. They outlive a change of the
+//! configuration: what is known of an endpoint holds while it stays. Knows nothing of what a request carries.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use meshroute::Roll;
+use meshroute::balance::{Ask, Balancer, Breaker, Ended, HostId, Limits, Overflow};
+use meshroute::plan::{Cluster, Endpoint};
+use tokio::sync::Notify;
+
+use crate::pool::Idle;
+
+/// The time since the process began, which is all that the state machines want to know.
+pub fn now() -> Duration {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGAN.elapsed()
+}
+
+/// All clusters that a station has used or may use.
+pub struct Upstreams {
+    /// Where the station itself is: `region/zone/subzone`, empty where it is not known.
+    here: String,
+    known: Mutex<HashMap<Arc<str>, Arc<Upstream>>>,
+}
+
+impl Upstreams {
+    /// Of a station with these labels, which has not used any.
+    pub fn new(labels: &BTreeMap<String, String>) -> Self {
+        let here = labels.get("istio-locality").map(|label| label.replace('.', "/")).unwrap_or_default();
+        Upstreams { here, known: Mutex::default() }
+    }
+
+    /// A snapshot is about to be in force. Clusters that are no longer in it are forgotten.
+    pub fn adopt<'c>(&self, clusters: impl IntoIterator<Item = &'c Arc<Cluster>>) {
+        let mut known = lock(&self.known);
+        let mut before = std::mem::take(&mut *known);
+        for cluster in clusters {
+            if let Some(upstream) = before.remove(&cluster.name) {
+                upstream.adopt(cluster);
+                known.insert(Arc::clone(&cluster.name), upstream);
+            }
+        }
+    }
+
+    /// What is known of a cluster, which is nothing the first time.
+    pub fn of(&self, cluster: &Cluster) -> Arc<Upstream> {
+        let mut known = lock(&self.known);
+        let upstream =
+            known.entry(Arc::clone(&cluster.name)).or_insert_with(|| Arc::new(Upstream::new(cluster, &self.here)));
+        Arc::clone(upstream)
+    }
+}
+
+/// One cluster.
+pub struct Upstream {
+    state: Mutex<State>,
+    /// A connection was given back or closed.
+    pub freed: Notify,
+}
+
+/// What is read and changed together.
+pub struct State {
+    balancer: Balancer,
+    breaker: Breaker,
+    /// Connections that are open or being opened, by socket.
+    open: HashMap<SocketAddr, u32>,
+    /// Those of them that nobody uses, and those that many may use.
+    pub idle: Idle,
+}
+
+impl Upstream {
+    fn new(cluster: &Cluster, here: &str) -> Self {
+        let balancer = Balancer::new(cluster, here, Roll::random(), now());
+        let breaker = Breaker::new(Limits::of(&cluster.policy));
+        let state = State { balancer, breaker, open: HashMap::new(), idle: Idle::default() };
+        Upstream { state: Mutex::new(state), freed: Notify::new() }
+    }
+
+    fn adopt(&self, cluster: &Cluster) {
+        let mut state = self.state();
+        state.balancer.update(cluster, now());
+        state.breaker.set(Limits::of(&cluster.policy));
+    }
+
+    /// The state, for a moment.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// An endpoint for a try. `None`: there is none, or none that is healthy.
+    pub fn pick(self: &Arc<Self>, ask: &Ask<'_>) -> Option<(HostId, Endpoint, Held)> {
+        let mut state = self.state();
+        let chosen = state.balancer.pick(ask)?;
+        let (host, endpoint) = (chosen.host, chosen.endpoint.clone());
+        state.balancer.begin(host);
+        Some((host, endpoint, Held { upstream: Arc::clone(self), what: What::Host(host) }))
+    }
+
+    /// How a try ended, as far as it says something about the endpoint.
+    pub fn report(&self, host: HostId, ended: Ended) {
+        self.state().balancer.report(host, ended, now());
+    }
+
+    /// Takes up one of what there may be so many of.
+    pub fn hold(self: &Arc<Self>, what: What) -> Result<Held, Overflow> {
+        let State { breaker, open, .. } = &mut *self.state();
+        match what {
+            What::Waiting => breaker.wait()?,
+            What::Request => breaker.send()?,
+            What::Retry => breaker.retry()?,
+            What::Connection(socket) => {
+                let there = open.entry(socket).or_default();
+                breaker.connect(*there == 0)?;
+                *there += 1;
+            }
+            What::Host(_) => {}
+        }
+        Ok(Held { upstream: Arc::clone(self), what })
+    }
+
+    /// How many requests one connection serves.
+    pub fn requests_per_connection(&self) -> u32 {
+        self.state().breaker.limits().requests_per_connection
+    }
+
+    fn release(&self, what: What) {
+        let State { balancer, breaker, open, .. } = &mut *self.state();
+        match what {
+            What::Waiting => breaker.waited(),
+            What::Request => breaker.sent(),
+            What::Retry => breaker.retried(),
+            What::Host(host) => balancer.end(host, Ended::Abandoned, now()),
+            What::Connection(socket) => {
+                breaker.connected();
+                if let Some(there) = open.get_mut(&socket) {
+                    *there -= 1;
+                }
+                open.retain(|_, there| *there > 0);
+            }
+        }
+    }
+}
+
+/// What is taken up.
+#[derive(Clone, Copy, Debug)]
+pub enum What {
+    /// A place among those who wait for a connection.
+    Waiting,
+    /// A request that is active.
+    Request,
+    /// Another try.
+    Retry,
+    /// A connection to a socket.
+    Connection(SocketAddr),
+    /// An endpoint, by a request.
+    Host(HostId),
+}
+
+/// Something that is taken up until this value goes, however it goes.
+pub struct Held {
+    upstream: Arc<Upstream>,
+    what: What,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.upstream.release(self.what);
+        if matches!(self.what, What::Connection(_)) {
+            self.upstream.freed.notify_waiters();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
