@@ -234,6 +234,9 @@ fn http(dice: &mut Dice, plan: &Plan) -> Ask {
     if dice.chance(45) {
         ask.broken = break_one(dice, &mut ask, &route.condition);
     }
+    if route.cors.is_some() && dice.chance(80) {
+        cross_origin(dice, &mut ask, &route.condition);
+    }
     adorn(dice, &mut ask, &route.condition);
     if let Action::Redirect(_) = route.action
         && !ask.authority.contains(':')
@@ -410,6 +413,22 @@ fn break_query(dice: &mut Dice, ask: &mut Ask) {
         _ => format!("{}={value}", flipped(name)),
     };
     ask.path = format!("{path}?{}", query.replacen(pair, &other, 1));
+}
+
+/// What a browser says of a page that is from elsewhere; at times it asks first.
+fn cross_origin(dice: &mut Dice, ask: &mut Ask, condition: &Condition) {
+    let origins = ["https://a.test", "https://a.test", "https://b.test", "https://a.test:8443", "https://c.test", ""];
+    ask.headers.push((written(dice, "origin"), dice.one(&origins).into()));
+    let may = condition.method.as_ref().is_none_or(|test| test.holds(b"OPTIONS"));
+    if may && dice.chance(60) {
+        ask.method = "OPTIONS".into();
+    }
+    if dice.chance(85) {
+        ask.headers.push(("access-control-request-method".into(), dice.one(&["GET", "PUT", ""]).into()));
+    }
+    if dice.chance(40) {
+        ask.headers.push(("access-control-request-headers".into(), "x-a, x-c".into()));
+    }
 }
 
 /// What should not matter, and sometimes does.

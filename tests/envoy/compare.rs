@@ -114,6 +114,10 @@ impl Comparison<'_> {
                 let body = seen.answer.as_ref().map(|answer| answer.body.clone()).unwrap_or_default();
                 all.check("body", expected.escape_ascii(), body.escape_ascii());
             }
+            Outcome::Preflight(_) => {
+                all.check("status", 200, seen.status());
+                all.check("attempts", 0, seen.received.len());
+            }
             Outcome::Refuse(refusal) => self.refused(refusal, all),
             Outcome::Blackhole | Outcome::Reset => all.check("answered", false, seen.answer.is_some()),
             other => all.check("outcome", format!("{other:?}"), "nothing that is known here"),
@@ -211,6 +215,7 @@ impl Comparison<'_> {
         let lines = if goes_on && self.ask.wish() != Some("hang") { &RESPONSE[..] } else { &[] };
         let mut headers: Vec<(String, String)> = lines.iter().map(own).collect();
         self.decision.edit_response(&mut headers);
+        self.decision.preflight(&self.ask.request(), &mut headers);
         compare_headers("response header", &headers, &answer.headers, all);
     }
 

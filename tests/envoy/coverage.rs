@@ -15,7 +15,7 @@ const ENOUGH: usize = 20;
 /// The number of cases from which on that is asked for.
 const FULL: usize = 2000;
 /// All that must occur.
-const WANTED: [&str; 84] = [
+const WANTED: [&str; 86] = [
     "match uri",
     "match ignoreUriCase",
     "match method",
@@ -99,6 +99,8 @@ const WANTED: [&str; 84] = [
     "result retried",
     "result timed out",
     "result mirrored",
+    "result preflight",
+    "result origin let in",
     "result connection to a cluster",
 ];
 
@@ -193,6 +195,7 @@ impl Coverage {
             Outcome::Refuse(refusal) => {
                 format!("{} {}", refusal.status, if refusal.flag.is_empty() { "-" } else { refusal.flag })
             }
+            Outcome::Preflight(_) => "preflight".into(),
             Outcome::Connect(_) => "connection to a cluster".into(),
             Outcome::Blackhole => "blackhole".into(),
             Outcome::Reset => "reset".into(),
@@ -204,6 +207,7 @@ impl Coverage {
             ("result timed out", ask.wish() == Some("hang")),
             ("result retried", ask.wish() != Some("hang") && seen.received.len() > 1),
             ("result mirrored", !seen.shadows.is_empty()),
+            ("result origin let in", says_the_origin(seen) && !matches!(decision.outcome, Outcome::Preflight(_))),
         ];
         extra.into_iter().filter(|(_, is)| *is).for_each(|(what, _)| self.add(what));
     }
@@ -221,6 +225,10 @@ impl Coverage {
         }
         gaps
     }
+}
+
+fn says_the_origin(seen: &Seen) -> bool {
+    seen.answer.as_ref().is_some_and(|answer| answer.header("access-control-allow-origin").is_some())
 }
 
 /// Whether one detail was broken, and that cost the route that was aimed at.

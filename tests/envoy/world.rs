@@ -291,7 +291,7 @@ fn forward(dice: &mut Dice, parts: &mut Parts) {
         "mirrors",
         |dice| json!([{"destination": place(dice), "percentage": {"value": dice.one(&[0, 100, 100])}}]),
     );
-    parts.maybe(dice, 15, "corsPolicy", cors);
+    parts.maybe(dice, 30, "corsPolicy", cors);
 }
 
 /// A place to go to; some have nobody, some are not there.
@@ -441,8 +441,8 @@ fn cors(dice: &mut Dice) -> Value {
     parts
         .0
         .insert("allowOrigins".into(), json!([string_match(dice, &["https://a.test"], &[("https://[ab].test", "")])]));
-    parts.maybe(dice, 60, "allowMethods", |_| json!(["GET", "POST"]));
-    parts.maybe(dice, 60, "allowHeaders", |_| json!(["x-a", "x-b"]));
+    parts.maybe(dice, 60, "allowMethods", |dice| dice.one(&[json!(["GET", "POST"]), json!(["*"])]));
+    parts.maybe(dice, 60, "allowHeaders", |dice| dice.one(&[json!(["x-a", "x-b"]), json!(["*"])]));
     parts.maybe(dice, 60, "exposeHeaders", |_| json!(["x-up"]));
     parts.maybe(dice, 40, "maxAge", |_| json!("60s"));
     parts.maybe(dice, 40, "allowCredentials", |dice| json!(dice.chance(50)));
