@@ -234,7 +234,7 @@ fn http(dice: &mut Dice, plan: &Plan) -> Ask {
     if dice.chance(45) {
         ask.broken = break_one(dice, &mut ask, &route.condition);
     }
-    if route.cors.is_some() && dice.chance(80) {
+    if route.cors.is_some() && dice.chance(95) {
         cross_origin(dice, &mut ask, &route.condition);
     }
     adorn(dice, &mut ask, &route.condition);
@@ -420,10 +420,10 @@ fn cross_origin(dice: &mut Dice, ask: &mut Ask, condition: &Condition) {
     let origins = ["https://a.test", "https://a.test", "https://b.test", "https://a.test:8443", "https://c.test", ""];
     ask.headers.push((written(dice, "origin"), dice.one(&origins).into()));
     let may = condition.method.as_ref().is_none_or(|test| test.holds(b"OPTIONS"));
-    if may && dice.chance(60) {
+    if may && dice.chance(75) {
         ask.method = "OPTIONS".into();
     }
-    if dice.chance(85) {
+    if dice.chance(95) {
         ask.headers.push(("access-control-request-method".into(), dice.one(&["GET", "PUT", ""]).into()));
     }
     if dice.chance(40) {
