@@ -1,7 +1,7 @@
 //! Which endpoint of a cluster takes a request, and what may be asked of it: a DestinationRule's policy in motion.
 //!
 //! Pure state machines. Each knows what happened because it was told: time is a [`Duration`](std::time::Duration)
-//! since an epoch of the caller's own, chance is a [`Roll`](crate::Roll). They open no socket, start no task and keep
+//! since an epoch of the caller's own, chance is a [`Roll`]. They open no socket, start no task and keep
 //! no timer; what is due by a certain time is caught up with when they are next asked. None is shared between threads
 //! by itself: a proxy keeps one of each for every cluster, behind a lock of its own, and keeps them when the
 //! configuration changes ([`Balancer::update`]).
