@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::plan::{Action, Chain, Cluster, Destination, HttpTable, List, Listener, Plan, Route, Target, VirtualHost};
 use crate::resolve::{FromNothing, HostChange, for_any_name};
-use crate::router::{Router, Table, Tables};
+use crate::router::{Able, Door, Router, Site, Table};
 use crate::table::{FastMap, HostIndex, RouteTable};
 
 /// Why a plan cannot be compiled.
@@ -37,8 +37,9 @@ impl Router {
         let plan = plan.into();
         check(&plan).map_err(|(at, fault)| PlanError { at, fault })?;
         let (bound, open) = places(&plan.listeners);
-        let tables = plan.listeners.iter().map(|listener| tables(listener)).collect();
-        Ok(Router { bound: bound.into(), open: open.into(), tables, plan })
+        let mut known = Known::default();
+        let doors = plan.listeners.iter().map(|listener| door(listener, &mut known)).collect();
+        Ok(Router { bound: bound.into(), open: open.into(), doors, able: Able::of(&plan.clusters), plan })
     }
 }
 
@@ -46,8 +47,9 @@ impl Router {
     /// The router with other clusters in the same places; all indexes are shared.
     pub(crate) fn with_clusters(&self, clusters: &List<Cluster>) -> Router {
         let plan = Arc::new(Plan { clusters: clusters.clone(), ..Plan::clone(&self.plan) });
-        let (bound, open, tables) = (self.bound.clone(), self.open.clone(), self.tables.clone());
-        Router { plan, bound, open, tables }
+        let able = self.able.after(&self.plan.clusters, clusters);
+        let (bound, open, doors) = (self.bound.clone(), self.open.clone(), self.doors.clone());
+        Router { plan, bound, open, doors, able }
     }
 
     /// The router with some virtual hosts changed, all others shared.
@@ -88,15 +90,16 @@ impl Router {
     ) -> Option<()> {
         let at = at as usize;
         let mut listener = Listener::clone(self.plan.listeners.get(at)?);
-        let mut tables = Tables::clone(self.tables.get(at)?);
+        let mut tables = self.doors.get(at)?.tables.clone();
         let Target::Http(http) = &mut listener.chains.first_mut()?.target else { return None };
         if *http.name != *name {
             return None;
         }
         let table = tables.first_mut()?.as_mut()?;
         change(Arc::make_mut(table), Arc::make_mut(http))?;
-        Arc::make_mut(&mut self.plan).listeners.set(at, listener);
-        self.tables.set(at, tables);
+        let listener = Arc::new(listener);
+        Arc::make_mut(&mut self.plan).listeners.set(at, listener.clone());
+        self.doors.set(at, Door { listener, tables });
         Some(())
     }
 }
@@ -118,7 +121,11 @@ fn place(
             if *before.name != *name || before.domains != now.domains {
                 return None;
             }
-            table.routes.set(at, routes(&now));
+            let site = match table.sites[at].index.clone() {
+                index if same_conditions(before, &now) => Site::new(now.clone(), index),
+                _ => site(&now),
+            };
+            table.sites.set(at, site);
             http.hosts.set(at, now);
             Some(())
         }
@@ -126,7 +133,7 @@ fn place(
             if now.domains.iter().any(|domain| domain.is_wildcard() || table.hosts.exact(domain.as_str()).is_some()) {
                 return None;
             }
-            table.routes.push(routes(&now));
+            table.sites.push(site(&now));
             http.hosts.push(now);
             table.hosts = Arc::new(hosts(http));
             Some(())
@@ -135,9 +142,9 @@ fn place(
             if *http.hosts[at].name != *name {
                 return None;
             }
-            let (host, routes) = (http.hosts.pop()?, table.routes.pop()?);
+            let (host, site) = (http.hosts.pop()?, table.sites.pop()?);
             http.hosts.set(at, host);
-            table.routes.set(at, routes);
+            table.sites.set(at, site);
             table.hosts = Arc::new(hosts(http));
             Some(())
         }
@@ -161,14 +168,38 @@ fn places(listeners: &List<Listener>) -> (Bound, Open) {
     (bound, open)
 }
 
-fn tables(listener: &Listener) -> Tables {
-    listener.chains.iter().map(|chain| index(chain).map(Arc::new)).collect()
+fn door(listener: &Arc<Listener>, known: &mut Known) -> Door {
+    let tables = listener.chains.iter().map(|chain| index(chain, known).map(Arc::new)).collect();
+    Door { listener: listener.clone(), tables }
 }
 
-fn index(chain: &Chain) -> Option<Table> {
+fn index(chain: &Chain, known: &mut Known) -> Option<Table> {
     let Target::Http(http) = &chain.target else { return None };
-    let routes = http.hosts.iter().map(|host| routes(host)).collect();
-    Some(Table { hosts: Arc::new(hosts(http)), routes })
+    let site = |host: &Arc<VirtualHost>| Site::new(host.clone(), known.index(host));
+    let sites = http.hosts.iter().map(site).collect();
+    Some(Table { hosts: Arc::new(hosts(http)), sites })
+}
+
+/// The indexes of the virtual hosts so far, for those that ask the same.
+#[derive(Default)]
+struct Known(FastMap<Arc<RouteTable>, ()>);
+
+impl Known {
+    /// Virtual hosts with more routes are not compared.
+    const MOST: usize = 16;
+
+    fn index(&mut self, host: &VirtualHost) -> Arc<RouteTable> {
+        let made = routes(host);
+        if host.routes.len() > Known::MOST {
+            return Arc::new(made);
+        }
+        if let Some((known, ())) = self.0.get_key_value(&made) {
+            return known.clone();
+        }
+        let made = Arc::new(made);
+        self.0.insert(made.clone(), ());
+        made
+    }
 }
 
 fn hosts(http: &HttpTable) -> HostIndex {
@@ -179,6 +210,15 @@ fn hosts(http: &HttpTable) -> HostIndex {
         }
     }
     index
+}
+
+fn site(host: &Arc<VirtualHost>) -> Site {
+    Site::new(host.clone(), Arc::new(routes(host)))
+}
+
+fn same_conditions(one: &VirtualHost, other: &VirtualHost) -> bool {
+    one.routes.len() == other.routes.len()
+        && one.routes.iter().zip(other.routes.iter()).all(|(one, other)| one.condition == other.condition)
 }
 
 fn routes(host: &VirtualHost) -> RouteTable {

@@ -4,43 +4,41 @@
 //! Pure functions over a policy and one request. Knows nothing of routes or of how requests go on. Source: observed on
 //! Envoy 1.40 (`extensions/filters/http/cors`), which stands behind the fault filter and before the router.
 
-use smallvec::SmallVec;
-
 use crate::plan::{Cors, EditHeaders};
-use crate::request::{Question, Request, joined};
+use crate::request::{Headers, Question, Request, joined};
 
 /// What a policy says of one request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Verdict {
     /// Nothing: it names no origin, or one that is not let in.
     None,
     /// The origin is let in, and the request goes on.
-    Allowed(Origin),
-    /// It is answered here; with the origin, if that is let in.
-    Preflight(Option<Origin>),
+    Allowed,
+    /// It is answered here.
+    Preflight { let_in: bool },
 }
 
-/// An origin that is let in, as the request named it. Allocates beyond 36 bytes.
-#[derive(Clone, Debug)]
-pub(crate) struct Origin(SmallVec<[u8; 36]>);
+/// Hands out the origin that a request names, if it names one. Allocates only where it does so in several lines.
+pub(crate) fn origin(headers: &dyn Headers, with: &mut dyn FnMut(&[u8])) {
+    joined(headers, "origin", &mut |value| {
+        if !value.is_empty() {
+            with(value);
+        }
+        true
+    });
+}
 
 impl Verdict {
     /// What `cors` says of a request that goes on to a cluster.
     pub(crate) fn of(cors: &Cors, question: &Question<'_>) -> Verdict {
-        let mut origin = Origin(SmallVec::new());
-        question.any_header("origin", &mut |value| {
-            origin.0.extend_from_slice(value);
-            true
-        });
-        if origin.0.is_empty() {
-            return Verdict::None;
-        }
+        let mut allowed = None;
+        origin(question.request.headers, &mut |origin| allowed = Some(cors.allows(origin)));
+        let Some(let_in) = allowed else { return Verdict::None };
         let preflight = question.request.method == "OPTIONS"
             && question.any_header("access-control-request-method", &mut |method| !method.is_empty());
-        match (cors.allows(&origin.0), preflight) {
-            (true, true) => Verdict::Preflight(Some(origin)),
-            (true, false) => Verdict::Allowed(origin),
-            (false, true) if !cors.forward_unmatched_preflights => Verdict::Preflight(None),
+        match (let_in, preflight) {
+            (_, true) if let_in || !cors.forward_unmatched_preflights => Verdict::Preflight { let_in },
+            (true, _) => Verdict::Allowed,
             (false, _) => Verdict::None,
         }
     }
@@ -53,13 +51,10 @@ impl Cors {
     }
 
     /// The headers of the answer to a preflight, in Envoy's order. A `*` gives back what was asked for.
-    pub(crate) fn answer(
-        &self,
-        origin: Option<&Origin>,
-        request: &Request<'_>,
-        headers: &mut (impl EditHeaders + ?Sized),
-    ) {
-        origin.inspect(|origin| origin.name(headers));
+    pub(crate) fn answer(&self, let_in: bool, request: &Request<'_>, headers: &mut (impl EditHeaders + ?Sized)) {
+        if let_in {
+            origin(request.headers, &mut |origin| name(origin, headers));
+        }
         if self.allow_credentials {
             headers.set("access-control-allow-credentials", "true");
         }
@@ -73,14 +68,14 @@ impl Cors {
         if let Some(seconds) = self.max_age {
             headers.set("access-control-max-age", &seconds.to_string());
         }
-        if origin.is_some() && !self.expose_headers.is_empty() {
+        if let_in && !self.expose_headers.is_empty() {
             headers.set("access-control-expose-headers", &self.expose_headers);
         }
     }
 
     /// The headers that a response gets on its way back to an origin that is let in.
-    pub(crate) fn edit(&self, origin: &Origin, headers: &mut (impl EditHeaders + ?Sized)) {
-        origin.name(headers);
+    pub(crate) fn edit(&self, origin: &[u8], headers: &mut (impl EditHeaders + ?Sized)) {
+        name(origin, headers);
         if self.allow_credentials {
             headers.set("access-control-allow-credentials", "true");
         }
@@ -90,12 +85,10 @@ impl Cors {
     }
 }
 
-impl Origin {
-    /// Nothing is said of one that is no text.
-    fn name(&self, headers: &mut (impl EditHeaders + ?Sized)) {
-        if let Ok(origin) = std::str::from_utf8(&self.0) {
-            headers.set("access-control-allow-origin", origin);
-        }
+/// Nothing is said of an origin that is no text.
+fn name(origin: &[u8], headers: &mut (impl EditHeaders + ?Sized)) {
+    if let Ok(origin) = std::str::from_utf8(origin) {
+        headers.set("access-control-allow-origin", origin);
     }
 }
 

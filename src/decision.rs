@@ -12,7 +12,7 @@ use crate::plan::{
     Abort, Action, Cluster, Cors, Destination, DirectResponse, EditHeaders, Endpoint, Fault, Forward, HttpTable,
     Mirror, Origin, PathMatch, PathRewrite, Plan, RedirectPath, RequestLine, Route, Unclaimed, Unmatched, VirtualHost,
 };
-use crate::request::{Question, Request};
+use crate::request::{Headers, NoHeaders, Question, Request};
 use crate::roll::{Purpose, Roll};
 
 /// What becomes of one request, and which rule said so. Borrows from the router and the request.
@@ -27,8 +27,11 @@ pub struct Decision<'a> {
     pub route: Option<&'a Route>,
     /// How long to wait before anything else (an injected delay).
     pub delay: Option<Duration>,
-    picked: Option<&'a Destination>,
-    let_in: Option<cors::Origin>,
+    /// Which of the route's destinations.
+    picked: Option<u32>,
+    /// Whether the origin that the request names is let in.
+    let_in: bool,
+    headers: &'a dyn Headers,
     method: &'a str,
     authority: &'a str,
     /// Empty where no edit of a header could speak of it.
@@ -71,18 +74,38 @@ pub enum Outcome<'a> {
 pub struct Forwarded<'a> {
     /// The one that was picked.
     pub cluster: &'a Cluster,
-    /// The destination that names it.
-    pub destination: &'a Destination,
-    /// All that the route says of forwarding; absent for connections.
-    pub forward: Option<&'a Forward>,
-    siblings: &'a [Destination],
-    origin: Option<&'a Origin>,
+    way: Way<'a>,
+    at: u32,
+}
+
+/// Where a chosen cluster is named.
+#[derive(Clone, Copy, Debug)]
+enum Way<'a> {
+    Route(&'a Route),
+    Connection { destinations: &'a [Destination], origin: Option<&'a Origin> },
 }
 
 impl<'a> Forwarded<'a> {
+    /// The destination that names the cluster.
+    pub fn destination(&self) -> &'a Destination {
+        // INVARIANT: it was picked from them.
+        &self.siblings()[self.at as usize]
+    }
+
     /// All the destinations that it was picked from.
     pub fn siblings(&self) -> &'a [Destination] {
-        self.siblings
+        match self.way {
+            Way::Route(_) => self.forward().map_or(&[], |forward| &forward.destinations),
+            Way::Connection { destinations, .. } => destinations,
+        }
+    }
+
+    /// All that the route says of forwarding; absent for connections.
+    pub fn forward(&self) -> Option<&'a Forward> {
+        match self.way {
+            Way::Route(Route { action: Action::Forward(forward), .. }) => Some(forward),
+            _ => None,
+        }
     }
 
     /// One endpoint at random, by weight: the plainest load balancing there is.
@@ -162,7 +185,8 @@ impl<'a> Decision<'a> {
             route: None,
             delay: None,
             picked: None,
-            let_in: None,
+            let_in: false,
+            headers: &NoHeaders,
             method: "",
             authority: "",
             scheme: "",
@@ -189,7 +213,8 @@ impl<'a> Decision<'a> {
             route,
             delay: None,
             picked: None,
-            let_in: None,
+            let_in: false,
+            headers: request.headers,
             method: request.method,
             authority: request.authority,
             scheme: "",
@@ -199,6 +224,31 @@ impl<'a> Decision<'a> {
         };
         decision.act(plan, question, roll);
         decision
+    }
+
+    /// The outcome for a request that `route` took, which sends everything to `cluster` and does nothing else.
+    pub(crate) fn plain(
+        cluster: &'a Cluster,
+        host: &'a VirtualHost,
+        route: &'a Route,
+        request: &Request<'a>,
+        written: Option<PathView<'a>>,
+    ) -> Self {
+        Decision {
+            outcome: Outcome::Forward(Forwarded { cluster, way: Way::Route(route), at: 0 }),
+            host: Some(host),
+            route: Some(route),
+            delay: None,
+            picked: Some(0),
+            let_in: false,
+            headers: request.headers,
+            method: request.method,
+            authority: request.authority,
+            scheme: "",
+            sent: written.map_or(request.path, |path| path.as_bytes()),
+            changed: written.is_none(),
+            encrypt: false,
+        }
     }
 
     /// Works out what the route does.
@@ -222,9 +272,9 @@ impl<'a> Decision<'a> {
         self.outcome = match &route.action {
             Action::Redirect(redirect) => Outcome::Redirect(redirect.code),
             Action::Direct(answer) => Outcome::Direct(answer),
-            Action::Forward(forward) => forwarded(plan, forward, self.picked),
+            Action::Forward(_) => forwarded(plan, route, self.picked),
         };
-        if route.request.is_made() || self.picked.is_some_and(|picked| picked.request.is_made()) {
+        if route.request.is_made() || self.picked().is_some_and(|picked| picked.request.is_made()) {
             self.scheme = question.scheme();
         }
         // Redirects and direct responses know nothing of origins.
@@ -237,9 +287,9 @@ impl<'a> Decision<'a> {
     fn cross(&mut self, verdict: Verdict, cors: &'a Cors) {
         match verdict {
             Verdict::None => {}
-            Verdict::Allowed(origin) => self.let_in = Some(origin),
-            Verdict::Preflight(origin) => {
-                self.let_in = origin;
+            Verdict::Allowed => self.let_in = true,
+            Verdict::Preflight { let_in } => {
+                self.let_in = let_in;
                 self.outcome = Outcome::Preflight(cors);
             }
         }
@@ -253,22 +303,21 @@ impl<'a> Decision<'a> {
         roll: &Roll,
     ) -> Self {
         let picked = Destination::pick(destinations, || roll.draw(Purpose::Route));
+        let cluster = |at: u32| plan.clusters.get(destinations[at as usize].cluster as usize);
         // A connection has no status to be refused with: it goes on to nobody.
-        Decision::without_route(
-            match picked.and_then(|picked| Some((plan.clusters.get(picked.cluster as usize)?, picked))) {
-                Some((cluster, destination)) => {
-                    Outcome::Connect(Forwarded { cluster, destination, forward: None, siblings: destinations, origin })
-                }
-                None => Outcome::Reset,
-            },
-        )
+        Decision::without_route(match picked.and_then(|at| Some((cluster(at)?, at))) {
+            Some((cluster, at)) => {
+                Outcome::Connect(Forwarded { cluster, way: Way::Connection { destinations, origin }, at })
+            }
+            None => Outcome::Reset,
+        })
     }
 
     /// Where the rule was written that decided: an http rule's route, or the tcp or tls rule of a whole connection.
     /// `None` where no rule had a part, as for a service's default.
     pub fn origin(&self) -> Option<&'a Origin> {
         match &self.outcome {
-            Outcome::Connect(to) => to.origin,
+            Outcome::Connect(Forwarded { way: Way::Connection { origin, .. }, .. }) => *origin,
             _ => self.route?.origin.as_ref(),
         }
     }
@@ -287,11 +336,12 @@ impl<'a> Decision<'a> {
     ///
     /// Allocates only where the route rewrites the path, or the request sent one that is not in normal form.
     pub fn path(&self) -> Cow<'a, [u8]> {
-        match (&self.outcome, self.route) {
-            (
-                Outcome::Forward(Forwarded { forward: Some(Forward { rewrite: Some(rewrite), .. }), .. }),
-                Some(route),
-            ) => Cow::Owned(rewritten(&self.normal_path(), &route.condition.path, rewrite)),
+        let forward = match &self.outcome {
+            Outcome::Forward(to) => to.forward(),
+            _ => None,
+        };
+        match (forward.and_then(|forward| forward.rewrite.as_ref()), self.route) {
+            (Some(rewrite), Some(route)) => Cow::Owned(rewritten(&self.normal_path(), &route.condition.path, rewrite)),
             _ if self.changed => Cow::Owned(self.normal_path().as_bytes().to_vec()),
             _ => Cow::Borrowed(self.sent),
         }
@@ -306,7 +356,7 @@ impl<'a> Decision<'a> {
     /// The authority as the destination gets it; `None`: as it was sent.
     pub fn authority(&self) -> Option<&'a str> {
         match &self.outcome {
-            Outcome::Forward(to) => to.destination.authority.as_deref(),
+            Outcome::Forward(to) => to.destination().authority.as_deref(),
             _ => None,
         }
     }
@@ -318,7 +368,7 @@ impl<'a> Decision<'a> {
         if let (Outcome::Forward(to), Some(route)) = (&self.outcome, self.route) {
             let path = self.normal_path();
             let line = self.line(&path);
-            to.destination.request.apply_to(headers, &line);
+            to.destination().request.apply_to(headers, &line);
             route.request.apply_to(headers, &line);
         }
     }
@@ -342,13 +392,18 @@ impl<'a> Decision<'a> {
         if matches!(self.outcome, Outcome::Refuse(_)) && !matches!(route.action, Action::Forward(_)) {
             return;
         }
-        if let Some(picked) = self.picked {
+        if let Some(picked) = self.picked() {
             picked.response.apply(headers);
         }
         route.response.apply(headers);
-        if let (Some(origin), Some(cors)) = (&self.let_in, &route.cors) {
-            cors.edit(origin, headers);
+        if let (true, Some(cors)) = (self.let_in, &route.cors) {
+            cors::origin(self.headers, &mut |origin| cors.edit(origin, headers));
         }
+    }
+
+    fn picked(&self) -> Option<&'a Destination> {
+        let Action::Forward(forward) = &self.route?.action else { return None };
+        forward.destinations.get(self.picked? as usize)
     }
 
     /// Writes the headers of the answer to a preflight; nothing for any other outcome. `request` is the question that
@@ -389,20 +444,24 @@ impl<'a> Decision<'a> {
     /// ```
     pub fn preflight(&self, request: &Request<'_>, headers: &mut (impl EditHeaders + ?Sized)) {
         if let Outcome::Preflight(cors) = &self.outcome {
-            cors.answer(self.let_in.as_ref(), request, headers);
+            cors.answer(self.let_in, request, headers);
         }
     }
 
     /// The origin that the route's cross-origin policy lets in, if the request names such a one.
     #[cfg(feature = "http")]
-    pub(crate) fn let_in(&self) -> Option<&cors::Origin> {
-        self.let_in.as_ref()
+    pub(crate) fn let_in(&self) -> Option<Box<[u8]>> {
+        let mut kept = None;
+        if self.let_in {
+            cors::origin(self.headers, &mut |origin| kept = Some(origin.into()));
+        }
+        kept
     }
 
     /// The mirrors that get a copy this time.
     pub fn mirrors<'r>(&self, roll: &'r Roll) -> impl Iterator<Item = &'a Mirror> + use<'a, 'r> {
         let mirrors: &'a [Mirror] = match &self.outcome {
-            Outcome::Forward(Forwarded { forward: Some(forward), .. }) => &forward.mirrors,
+            Outcome::Forward(to) => to.forward().map_or(&[], |forward| &forward.mirrors),
             _ => &[],
         };
         mirrors.iter().enumerate().filter_map(|(n, mirror)| {
@@ -461,18 +520,17 @@ fn hits(per_million: u32, draw: u64) -> bool {
     draw % 1_000_000 < u64::from(per_million)
 }
 
-/// The picked destination with its cluster, or why it cannot be used.
-fn forwarded<'a>(plan: &'a Plan, forward: &'a Forward, picked: Option<&'a Destination>) -> Outcome<'a> {
-    let all = &forward.destinations;
+/// The picked destination's cluster, or why it cannot be used.
+fn forwarded<'a>(plan: &'a Plan, route: &'a Route, picked: Option<u32>) -> Outcome<'a> {
+    let to = |cluster| Forwarded { cluster, way: Way::Route(route), at: picked.unwrap_or(0) };
+    let Action::Forward(forward) = &route.action else { return Outcome::Refuse(Refusal::NO_ROUTE) };
+    let destination = forward.destinations.get(picked.unwrap_or(0) as usize);
     // INVARIANT: a compiled plan has no forward without destinations and no index without a cluster.
-    let Some(destination) = picked.or(all.first()) else { return Outcome::Refuse(Refusal::NO_ROUTE) };
-    let Some(cluster) = plan.clusters.get(destination.cluster as usize) else {
-        return Outcome::Refuse(Refusal::NO_ROUTE);
-    };
-    if !cluster.takes_traffic() {
-        return Outcome::Refuse(Refusal::for_cluster(cluster));
+    match destination.and_then(|destination| plan.clusters.get(destination.cluster as usize)) {
+        None => Outcome::Refuse(Refusal::NO_ROUTE),
+        Some(cluster) if !cluster.takes_traffic() => Outcome::Refuse(Refusal::for_cluster(cluster)),
+        Some(cluster) => Outcome::Forward(to(cluster)),
     }
-    Outcome::Forward(Forwarded { cluster, destination, forward: Some(forward), siblings: all, origin: None })
 }
 
 /// What a rewrite makes of path and query.

@@ -12,13 +12,15 @@ use crate::path::{NormalPath, PathError, PathView, normalize};
 
 /// Where the headers of a request are looked up. One small trait, so that no host has to copy its own.
 ///
+/// `Sync`, so that a request and its [`Decision`](crate::Decision) may be held while something is awaited.
+///
 /// ```
 /// use meshroute::Headers;
 /// let headers: &[(&str, &str)] = &[("Canary_ID", "1"), ("canary_id", "2")];
 /// assert!(headers.any("canary_id", &mut |value| value == b"2"));
 /// assert!(!headers.any("absent", &mut |_| true));
 /// ```
-pub trait Headers {
+pub trait Headers: Sync {
     /// Calls `test` with the value of each line named `name`, in order, until one returns `true`; says whether one did.
     ///
     /// `name` is in lower case; names are compared without regard to case. Values come without surrounding blanks, as
@@ -26,25 +28,25 @@ pub trait Headers {
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
 }
 
-impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for [(N, V)] {
+impl<N: AsRef<str> + Sync, V: AsRef<[u8]> + Sync> Headers for [(N, V)] {
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         self.iter().any(|(n, v)| n.as_ref().eq_ignore_ascii_case(name) && test(v.as_ref()))
     }
 }
 
-impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for &[(N, V)] {
+impl<N: AsRef<str> + Sync, V: AsRef<[u8]> + Sync> Headers for &[(N, V)] {
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         (**self).any(name, test)
     }
 }
 
-impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for Vec<(N, V)> {
+impl<N: AsRef<str> + Sync, V: AsRef<[u8]> + Sync> Headers for Vec<(N, V)> {
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         self.as_slice().any(name, test)
     }
 }
 
-impl<N: AsRef<str>, V: AsRef<[u8]>, const L: usize> Headers for [(N, V); L] {
+impl<N: AsRef<str> + Sync, V: AsRef<[u8]> + Sync, const L: usize> Headers for [(N, V); L] {
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         self.as_slice().any(name, test)
     }

@@ -5,13 +5,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::decision::{Decision, Outcome, refused_path, unclaimed, unmatched};
 use crate::name::host_of;
 use crate::path::as_written;
-use crate::plan::{Chain, HttpTable, List, Listener, Plan, Rest, Target};
+use crate::plan::{Chain, Cluster, HttpTable, List, Listener, Plan, Route, Target, VirtualHost};
 use crate::request::{Connection, Question, Request, Room};
 use crate::roll::Roll;
-use crate::table::{FastMap, HostIndex, RouteTable};
+use crate::table::{FastMap, HostIndex, RouteTable, Test};
 
 /// Answers where a request goes, by one client's plan.
 ///
@@ -23,20 +25,80 @@ pub struct Router {
     pub(crate) bound: Arc<FastMap<(u16, IpAddr), u32>>,
     /// By port, for any address.
     pub(crate) open: Arc<FastMap<u16, u32>>,
-    /// One for each listener and each of its chains.
-    pub(crate) tables: List<Tables>,
+    /// One for each listener, in the same place.
+    pub(crate) doors: List<Door>,
+    /// Which clusters take traffic.
+    pub(crate) able: Able,
 }
 
-/// The indexes of one listener: one for each of its chains that carries HTTP.
-pub(crate) type Tables = Vec<Option<Arc<Table>>>;
+/// A listener with the indexes of its chains.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    pub(crate) listener: Arc<Listener>,
+    /// For each chain, in the same place, its index, if it carries HTTP.
+    pub(crate) tables: SmallVec<[Option<Arc<Table>>; 1]>,
+}
 
-/// The indexes of one [`HttpTable`]. Shared with the router before where nothing changed.
+/// The index of one [`HttpTable`]. Shared with the router before where nothing changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
     /// From a domain to the place of its virtual host.
     pub(crate) hosts: Arc<HostIndex>,
-    /// For each virtual host, in the same place, its routes.
-    pub(crate) routes: List<RouteTable>,
+    /// For each virtual host, in the same place, what is needed of it.
+    pub(crate) sites: List<Site>,
+}
+
+/// A virtual host with the index of its routes, and at hand what most decisions need, so that they read little memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    host: Arc<VirtualHost>,
+    routes: Arc<[Route]>,
+    /// Shared with those that ask the same, as most virtual hosts of a mesh do.
+    pub(crate) index: Arc<RouteTable>,
+    /// For each route the cluster that it forwards to if that is all that it does; else [`Site::MORE`].
+    plain: SmallVec<[u32; 4]>,
+}
+
+impl Site {
+    /// The route does more than to forward.
+    const MORE: u32 = u32::MAX;
+
+    pub(crate) fn new(host: Arc<VirtualHost>, index: Arc<RouteTable>) -> Self {
+        let plain = |route: &Route| route.only_forwards_to().filter(|_| !host.require_tls).unwrap_or(Site::MORE);
+        let plain = host.routes.iter().map(plain).collect();
+        Site { routes: host.routes.clone(), index, plain, host }
+    }
+}
+
+/// For each cluster whether it takes traffic: a bit, so that it need not be looked at.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Able(Arc<[u64]>);
+
+impl Able {
+    pub(crate) fn of(clusters: &List<Cluster>) -> Self {
+        let mut bits = vec![0; clusters.len().div_ceil(64)];
+        for (at, _) in clusters.iter().enumerate().filter(|(_, cluster)| cluster.takes_traffic()) {
+            bits[at / 64] |= 1 << (at % 64);
+        }
+        Able(bits.into())
+    }
+
+    /// That of `now`, where this is that of `before`: only what is not shared is looked at.
+    pub(crate) fn after(&self, before: &List<Cluster>, now: &List<Cluster>) -> Self {
+        let mut bits = self.0.to_vec();
+        bits.resize(now.len().div_ceil(64), 0);
+        for at in now.apart(before) {
+            let takes = now.get(at).is_some_and(|cluster| cluster.takes_traffic());
+            if let Some(word) = bits.get_mut(at / 64) {
+                *word = *word & !(1 << (at % 64)) | u64::from(takes) << (at % 64);
+            }
+        }
+        Able(bits.into())
+    }
+
+    fn has(&self, cluster: u32) -> bool {
+        self.0.get(cluster as usize / 64).is_some_and(|word| word >> (cluster % 64) & 1 == 1)
+    }
 }
 
 impl Router {
@@ -56,16 +118,13 @@ impl Router {
     pub fn decide<'a>(&'a self, request: &Request<'a>, roll: &Roll) -> Decision<'a> {
         let connection = Connection { port: request.port, address: request.address, tls: request.tls };
         let Some(at) = self.listener(&connection) else { return unmatched(&self.plan) };
-        let listener = &self.plan.listeners[at];
+        let Door { listener, tables } = &*self.doors[at];
         let Some(chain) = listener.chain(&connection, true) else { return unmatched(&self.plan) };
         match &chain.target {
             Target::Tcp { destinations, origin } => {
                 Decision::of_connection(&self.plan, destinations, origin.as_ref(), roll)
             }
-            Target::Http(table) => {
-                let index = self.tables[at][position(listener, chain)].as_deref();
-                self.route(table, index, request, roll)
-            }
+            Target::Http(table) => self.route(table, tables[position(listener, chain)].as_deref(), request, roll),
         }
     }
 
@@ -74,7 +133,7 @@ impl Router {
     /// Never panics, takes no lock, reads no clock and allocates nothing.
     pub fn connect(&self, connection: &Connection<'_>, roll: &Roll) -> Decision<'_> {
         let Some(at) = self.listener(connection) else { return unmatched(&self.plan) };
-        match self.plan.listeners[at].chain(connection, false).map(|chain| &chain.target) {
+        match self.doors[at].listener.chain(connection, false).map(|chain| &chain.target) {
             Some(Target::Tcp { destinations, origin }) => {
                 Decision::of_connection(&self.plan, destinations, origin.as_ref(), roll)
             }
@@ -117,10 +176,18 @@ impl Router {
         let name = host_of(request.authority).as_bytes();
         let found = index.and_then(|index| Some((index, index.hosts.find(name)? as usize)));
         let Some((index, at)) = found else { return unclaimed(table, request, written) };
-        let host = &table.hosts[at];
-        let holds = |id: u32, rest: Rest| host.routes[id as usize].condition.rest_holds(rest, &question);
-        let route = index.routes[at].first(&question, holds).map(|id| &host.routes[id as usize]);
-        Decision::of(&self.plan, host, route, request, written, &question, roll)
+        let site = &*index.sites[at];
+        let holds = |test: Test| site.routes[test.of as usize].condition.rest_holds(test.rest, &question);
+        let Some(id) = site.index.first(&question, holds) else {
+            return Decision::of(&self.plan, &site.host, None, request, written, &question, roll);
+        };
+        let (route, plain) = (&site.routes[id as usize], site.plain[id as usize]);
+        if self.able.has(plain)
+            && let Some(cluster) = self.plan.clusters.get(plain as usize)
+        {
+            return Decision::plain(cluster, &site.host, route, request, written);
+        }
+        Decision::of(&self.plan, &site.host, Some(route), request, written, &question, roll)
     }
 }
 

@@ -41,9 +41,9 @@ pub fn answer(router: &Router, decision: &Decision<'_>) -> Option<Answer> {
     let (host, route) = (decision.host?, decision.route?);
     let Outcome::Forward(to) = &decision.outcome else { return None };
     let at = host.routes.iter().position(|known| std::ptr::eq(known, route))?;
-    let known = router.plan().clusters.get(to.destination.cluster as usize)?;
+    let known = router.plan().clusters.get(to.destination().cluster as usize)?;
     assert_eq!(known.name, to.cluster.name);
-    Some(Answer { route: at as u32, cluster: to.destination.cluster })
+    Some(Answer { route: at as u32, cluster: to.destination().cluster })
 }
 
 impl Workload {

@@ -85,13 +85,13 @@ impl Trip<'_> {
         };
         self.mirror(&head, &cargo);
         let sticky = self.sticky(to, &head);
-        let retry = to.forward.and_then(|forward| forward.retry.as_ref());
+        let retry = to.forward().and_then(|forward| forward.retry.as_ref());
         let errand = Errand {
             head: &head,
             upstream: self.station.upstreams.of(to.cluster),
             connect_timeout: to.cluster.policy.connect_timeout,
             tongue,
-            deadline: to.forward.and_then(|forward| forward.timeout).map(|timeout| Instant::now() + timeout),
+            deadline: to.forward().and_then(|forward| forward.timeout).map(|timeout| Instant::now() + timeout),
             retry,
             record: Some(self.record),
         };
@@ -156,7 +156,7 @@ impl Trip<'_> {
 
     fn sticky(&self, to: Forwarded<'_>, head: &Request<()>) -> Sticky {
         let nothing = Sticky { hash: None, cookie: None };
-        let Some(by) = to.forward.and_then(|forward| forward.hash.as_ref()) else { return nothing };
+        let Some(by) = to.forward().and_then(|forward| forward.hash.as_ref()) else { return nothing };
         let path = head.uri().path_and_query().map_or("/", |path| path.as_str());
         let keyed = Keyed { headers: head.headers(), path: path.as_bytes(), source: Some(self.peer.ip()) };
         if let Some(hash) = key::hash(by, &keyed) {

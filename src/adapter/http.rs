@@ -27,7 +27,6 @@ use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
 use ::http::uri::{Authority, PathAndQuery};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 
-use crate::cors::Origin;
 use crate::decision::{Decision, Outcome, Refusal};
 use crate::plan::{Action, Destination, EditHeaders, Forward, RequestLine, Route};
 use crate::request::{Headers, Request};
@@ -232,7 +231,7 @@ pub struct Change {
     path: Option<PathAndQuery>,
     authority: Option<Authority>,
     taken: Option<Taken>,
-    let_in: Option<Origin>,
+    let_in: Option<Box<[u8]>>,
     line: Option<Box<Line>>,
 }
 
@@ -249,7 +248,7 @@ impl Line {
     /// The line, where an edit of the request speaks of other headers.
     fn of(decision: &Decision<'_>) -> Option<Box<Self>> {
         let Outcome::Forward(to) = &decision.outcome else { return None };
-        if !to.destination.request.is_made() && !decision.route?.request.is_made() {
+        if !to.destination().request.is_made() && !decision.route?.request.is_made() {
             return None;
         }
         let path = decision.normal_path();
@@ -273,13 +272,7 @@ impl Change {
         let path = decision.path();
         let path = (!path.is_empty() && *path != *request.path).then(|| writable(&path, "a path")).transpose()?;
         let authority = decision.authority().map(|name| writable(name.as_bytes(), "an authority")).transpose()?;
-        Ok(Change {
-            path,
-            authority,
-            taken: Taken::of(decision),
-            let_in: decision.let_in().cloned(),
-            line: Line::of(decision),
-        })
+        Ok(Change { path, authority, taken: Taken::of(decision), let_in: decision.let_in(), line: Line::of(decision) })
     }
 
     /// Changes the request: path, then authority, then the headers, the destination's edits before the route's.
@@ -356,7 +349,7 @@ impl Taken {
     pub(crate) fn of(decision: &Decision<'_>) -> Option<Self> {
         let (routes, route) = (&decision.host?.routes, decision.route?);
         let destination = match &decision.outcome {
-            Outcome::Forward(to) => to.forward.and_then(|all| position(&all.destinations, to.destination)),
+            Outcome::Forward(to) => position(to.siblings(), to.destination()),
             _ => None,
         };
         Some(Taken { routes: Arc::clone(routes), route: position(routes, route)?, destination })

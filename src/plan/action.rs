@@ -84,20 +84,22 @@ impl Destination {
 
     /// Envoy's weighted choice: `draw % total` walks the half-open intervals `[0, w1)`, `[w1, w1 + w2)`, ...
     ///
-    /// One alone is picked whatever its weight; `None` where there are none, or all weights are 0.
+    /// Gives the place of the one that is picked. One alone is picked whatever its weight; `None` where there are none, or
+    /// all weights are 0.
     /// `draw` is asked only where there are several.
-    pub fn pick(destinations: &[Destination], draw: impl FnOnce() -> u64) -> Option<&Destination> {
-        if let [only] = destinations {
-            return Some(only);
+    pub fn pick(destinations: &[Destination], draw: impl FnOnce() -> u64) -> Option<u32> {
+        if destinations.len() == 1 {
+            return Some(0);
         }
         let total: u64 = destinations.iter().map(|destination| u64::from(destination.weight)).sum();
         let mut left = draw().checked_rem(total)?;
-        destinations.iter().find(|destination| {
+        let hit = |destination: &Destination| {
             let weight = u64::from(destination.weight);
             let hit = left < weight;
             left = left.saturating_sub(weight);
             hit
-        })
+        };
+        destinations.iter().position(hit).map(|at| at as u32)
     }
 }
 

@@ -153,7 +153,7 @@ pub struct Condition {
 }
 
 /// The part of a [`Condition`] that a request missed first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Miss<'a> {
     /// The path.
@@ -190,6 +190,25 @@ impl Condition {
         all |= ((1 << self.headers.len()) - 1) << Rest::FIRST_HEADER;
         all |= ((1 << self.query.len()) - 1) << Rest::FIRST_QUERY;
         Rest(all)
+    }
+
+    /// The parts in `rest`, in order; `None` where they are not known one by one.
+    pub(crate) fn parts(&self, rest: Rest) -> Option<Vec<Miss<'_>>> {
+        if rest == Rest::UNKNOWN {
+            return None;
+        }
+        let has = |part: Rest| rest.has(part);
+        let path = has(Rest::PATH).then_some(Miss::Path(&self.path));
+        let fixed = [
+            self.method.as_ref().filter(|_| has(Rest::METHOD)).map(Miss::Method),
+            self.scheme.as_ref().filter(|_| has(Rest::SCHEME)).map(Miss::Scheme),
+            self.authority.as_ref().filter(|_| has(Rest::AUTHORITY)).map(Miss::Authority),
+        ];
+        let headers = self.headers.iter().enumerate().filter(|(n, _)| has(Rest::header(*n)));
+        let query = self.query.iter().enumerate().filter(|(n, _)| has(Rest::query(*n)));
+        let fixed = path.into_iter().chain(fixed.into_iter().flatten());
+        let fields = headers.map(|(_, test)| Miss::Header(test)).chain(query.map(|(_, test)| Miss::Query(test)));
+        Some(fixed.chain(fields).collect())
     }
 
     /// Whether the parts in `rest` hold.
@@ -232,7 +251,7 @@ impl Condition {
 }
 
 /// Which parts of a [`Condition`] are not known to hold yet: one bit for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Rest(u32);
 
 impl Rest {

@@ -96,6 +96,14 @@ impl Route {
             origin: None,
         }
     }
+
+    /// The cluster that it sends every request to, with nothing to be worked out but whether that takes traffic.
+    pub(crate) fn only_forwards_to(&self) -> Option<u32> {
+        let Action::Forward(forward) = &self.action else { return None };
+        let [only] = forward.destinations.as_slice() else { return None };
+        let more = self.fault.is_some() || self.cors.is_some() || self.request.is_made() || only.request.is_made();
+        (!more).then_some(only.cluster)
+    }
 }
 
 /// Which rule of which resource a route was made from.

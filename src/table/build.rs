@@ -1,9 +1,10 @@
 //! Files the routes of a table.
 
-use super::hash::{FastMap, hash};
+use super::hash::FastMap;
 use super::key::{Field, Filed, Filing, filings};
-use super::{Entry, FEW, Key, Look, Part, RouteTable, Span, Target, Values};
-use crate::plan::{Condition, Rest};
+use super::text::Packed;
+use super::{Entry, FEW, Key, Look, Part, RouteTable, Span, Target, Test, Values};
+use crate::plan::{Condition, Miss, Rest};
 use crate::request::is_plain_header;
 
 /// Up to so many routes under one key are tried one after the other.
@@ -14,11 +15,13 @@ const DEPTH: usize = 4;
 impl RouteTable {
     /// Files conditions by their position.
     pub(crate) fn build<'c>(conditions: impl Iterator<Item = &'c Condition>) -> Self {
-        let routes =
-            conditions.map(|condition| Unfiled { rest: condition.all_parts(), left: filings(condition).collect() });
-        let routes: Vec<_> = routes.collect();
-        let whole = routes.iter().map(|route| route.rest).collect();
-        let mut builder = Builder { routes, ..Builder::default() };
+        let routes = conditions.map(|condition| Unfiled {
+            condition,
+            rest: condition.all_parts(),
+            left: filings(condition).collect(),
+        });
+        let mut builder = Builder { routes: routes.collect(), ..Builder::default() };
+        let whole = (0u32..).zip(&builder.routes).map(|(of, route)| Test { of, rest: route.rest }).collect();
         let all: Vec<u32> = (0..).take(builder.routes.len()).collect();
         let root = builder.file(all, 0);
         RouteTable {
@@ -35,6 +38,7 @@ impl RouteTable {
 
 /// A route that is on its way to its place.
 struct Unfiled<'c> {
+    condition: &'c Condition,
     /// What the way so far has not proven.
     rest: Rest,
     /// What it may still be filed under.
@@ -51,6 +55,8 @@ struct Builder<'c> {
     names: String,
     /// Names that were written already.
     known: FastMap<&'c str, Span>,
+    /// Who was the first to be left with some tests.
+    tests: FastMap<Vec<Miss<'c>>, Test>,
 }
 
 impl<'c> Builder<'c> {
@@ -121,16 +127,28 @@ impl<'c> Builder<'c> {
     }
 
     fn list(&mut self, ids: &[u32]) -> Target {
-        let entry = |&id: &u32| Entry { id, rest: self.routes[id as usize].rest };
         match ids {
             [] => Target::Nothing,
-            [only] => Target::One(entry(only)),
+            [only] => Target::One(self.entry(*only)),
             _ => {
                 let start = self.entries.len() as u32;
-                self.entries.extend(ids.iter().map(entry));
+                for &id in ids {
+                    let entry = self.entry(id);
+                    self.entries.push(entry);
+                }
                 Target::Many(start, self.entries.len() as u32)
             }
         }
+    }
+
+    fn entry(&mut self, id: u32) -> Entry {
+        let Unfiled { condition, rest, .. } = &self.routes[id as usize];
+        let test = Test { of: id, rest: *rest };
+        let test = match condition.parts(*rest) {
+            Some(parts) => *self.tests.entry(parts).or_insert(test),
+            None => test,
+        };
+        Entry { id, test }
     }
 
     fn look(&mut self, place: Place<'c>) -> Look {
@@ -160,15 +178,13 @@ impl<'c> Builder<'c> {
         let len = if keys.len() > FEW { (keys.len() * 4 / 3 + 1).next_power_of_two() } else { keys.len() };
         self.keys.resize(start + len, Key::default());
         for (n, &(text, target)) in keys.iter().enumerate() {
-            let hash = hash(0, text);
-            let span = Span { start: self.text.len() as u32, len: text.len() as u32 };
-            self.text.extend_from_slice(text);
+            let text_kept = Packed::new(text, &mut self.text);
             let places = &mut self.keys[start..];
-            let mut at = if len > FEW { hash as usize & (len - 1) } else { n };
+            let mut at = if len > FEW { text_kept.hash() as usize & (len - 1) } else { n };
             while !matches!(places[at].target, Target::Nothing) {
                 at = (at + 1) & (len - 1);
             }
-            places[at] = Key { tag: (hash >> 32) as u32, text: span, target };
+            places[at] = Key { text: text_kept, target };
             if let (Look::Prefix { last, .. }, Some(byte)) = (&mut *look, text.last()) {
                 *last |= 1 << (byte & 63);
             }

@@ -1,5 +1,6 @@
 //! What a condition can be filed under.
 
+use super::text::LONGEST;
 use crate::plan::{Condition, HeaderMatch, PathMatch, QueryMatch, Rest, ValueMatch};
 
 /// Something that must hold for a route, and can be looked up.
@@ -39,6 +40,16 @@ pub(super) fn filings(condition: &Condition) -> impl Iterator<Item = Filed<'_>> 
         .chain(query)
         .chain(exact(Field::Authority, condition.authority.as_ref(), Rest::AUTHORITY))
         .chain(exact(Field::Method, condition.method.as_ref(), Rest::METHOD))
+        .filter(|filed| filed.filing.text().len() <= LONGEST)
+}
+
+impl<'c> Filing<'c> {
+    fn text(self) -> &'c [u8] {
+        match self {
+            Filing::ExactPath(text) | Filing::Prefix(text) | Filing::Value(_, text) => text,
+            Filing::Present(_) => b"",
+        }
+    }
 }
 
 fn path(test: &PathMatch) -> Option<Filed<'_>> {

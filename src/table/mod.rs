@@ -17,36 +17,48 @@ mod hash;
 mod host;
 mod key;
 mod search;
+mod text;
 
 pub(crate) use hash::FastMap;
 pub(crate) use host::HostIndex;
 
 use crate::plan::Rest;
+use text::Packed;
 
 /// The routes of one virtual host, found by what a request carries. Flat: everything of one kind stands together.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct RouteTable {
     root: Target,
     parts: Box<[Part]>,
     keys: Box<[Key]>,
     entries: Box<[Entry]>,
-    /// The bytes of all keys.
+    /// The bytes of the keys that are too long to stand in a [`Key`].
     text: Box<[u8]>,
     /// The names of headers and parameters.
     names: Box<str>,
     /// What a route asks if nothing of it is known: only needed when a request finds too much.
-    whole: Box<[Rest]>,
+    whole: Box<[Test]>,
 }
 
 /// A route, and what of its condition is not proven by the way that led to it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Entry {
     id: u32,
-    rest: Rest,
+    test: Test,
+}
+
+/// The tests that are left for a route. Thousands of routes may share the same ones, of which the first stands for all,
+/// so that a large table is not read from all over the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Test {
+    /// The route that asks for them.
+    pub(crate) of: u32,
+    /// Which parts of its condition.
+    pub(crate) rest: Rest,
 }
 
 /// Where a key leads.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Target {
     #[default]
     Nothing,
@@ -58,7 +70,7 @@ enum Target {
 }
 
 /// All routes that are filed under values of the same thing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Part {
     /// The smallest id in it.
     first: u32,
@@ -69,7 +81,7 @@ struct Part {
 }
 
 /// What is looked at in the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Look {
     /// Nothing: its routes are candidates always.
     Always,
@@ -89,7 +101,7 @@ enum Look {
 }
 
 /// A piece of the texts or names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Span {
     start: u32,
     len: u32,
@@ -102,19 +114,17 @@ impl Span {
 }
 
 /// Keys of one part, a range of `keys`: a few stand one after the other, many are a hash table.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Values {
     start: u32,
     /// How many places there are: a power of two above [`FEW`] is a hash table, never more than three quarters full.
     len: u32,
 }
 
-/// A key, or a free place of a hash table. What is compared and what is found stand together.
-#[derive(Clone, Copy, Debug, Default)]
+/// A key, or a free place of a hash table. What is compared and what is found stand together, mostly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Key {
-    /// Bits of the hash.
-    tag: u32,
-    text: Span,
+    text: Packed,
     /// `Nothing` for a free place.
     target: Target,
 }

@@ -1,8 +1,7 @@
 //! A request's way through a [`RouteTable`].
 
-use super::hash::hash;
-use super::{Entry, FEW, Look, Part, RouteTable, Target, Values};
-use crate::plan::Rest;
+use super::text::Wanted;
+use super::{Entry, FEW, Look, Part, RouteTable, Target, Test, Values};
 use crate::request::Question;
 
 /// How much may be found and not used up at a time. Whoever finds more asks every later route in turn.
@@ -43,21 +42,21 @@ impl Found {
 }
 
 impl RouteTable {
-    /// The smallest id that could hold and for which `holds` says that the rest of its condition does.
-    pub(crate) fn first(&self, question: &Question<'_>, holds: impl Fn(u32, Rest) -> bool) -> Option<u32> {
+    /// The smallest id that could hold and for which `holds` says that the tests that are left do.
+    pub(crate) fn first(&self, question: &Question<'_>, holds: impl Fn(Test) -> bool) -> Option<u32> {
         let mut found = Found { cursors: [Cursor::default(); FOUND], len: 0 };
         self.push(&mut found, self.root, 0);
         while let Some(at) = found.earliest() {
             let Cursor { next: id, target } = found.cursors[at];
             match target {
-                Target::One(Entry { rest, .. }) => {
-                    if holds(id, rest) {
+                Target::One(Entry { test, .. }) => {
+                    if holds(test) {
                         return Some(id);
                     }
                     found.remove(at);
                 }
                 Target::Many(start, end) => {
-                    if holds(id, self.entries[start as usize].rest) {
+                    if holds(self.entries[start as usize].test) {
                         return Some(id);
                     }
                     self.replace(&mut found, at, Target::Many(start + 1, end));
@@ -75,9 +74,9 @@ impl RouteTable {
     }
 
     /// Asks every route in turn, beginning with `from`.
-    fn scan(&self, from: u32, holds: impl Fn(u32, Rest) -> bool) -> Option<u32> {
+    fn scan(&self, from: u32, holds: impl Fn(Test) -> bool) -> Option<u32> {
         let later = (from..).zip(self.whole.get(from as usize..)?);
-        later.into_iter().find(|&(id, rest)| holds(id, *rest)).map(|(id, _)| id)
+        later.into_iter().find(|(_, test)| holds(**test)).map(|(id, _)| id)
     }
 
     /// Puts what is left of a list in its place, or takes it out.
@@ -172,18 +171,19 @@ impl RouteTable {
     /// Where a text leads, if it is one of the keys.
     fn value(&self, values: Values, text: &[u8]) -> Option<Target> {
         let keys = &self.keys[values.start as usize..(values.start + values.len) as usize];
+        let wanted = Wanted::new(text);
         if keys.len() <= FEW {
-            return keys.iter().find(|key| key.text.of(&*self.text) == text).map(|key| key.target);
+            return keys.iter().find(|key| wanted.is(key.text, &self.text)).map(|key| key.target);
         }
-        let (hash, mask) = (hash(0, text), keys.len() - 1);
-        let mut at = hash as usize & mask;
+        let mask = keys.len() - 1;
+        let mut at = wanted.hash() as usize & mask;
         loop {
             let key = &keys[at];
-            if key.tag == (hash >> 32) as u32 && key.text.of(&*self.text) == text {
-                return Some(key.target);
-            }
             if matches!(key.target, Target::Nothing) {
                 return None;
+            }
+            if wanted.is(key.text, &self.text) {
+                return Some(key.target);
             }
             // INVARIANT: a quarter of the places is free, so the walk ends.
             at = (at + 1) & mask;

@@ -162,7 +162,7 @@ impl Ask {
 /// What the destination is asked to do, so that retries and timeouts are seen.
 fn wish(dice: &mut Dice, decision: &Decision<'_>) -> Option<&'static str> {
     let Outcome::Forward(to) = &decision.outcome else { return None };
-    let forward: &Forward = to.forward?;
+    let forward: &Forward = to.forward()?;
     if forward.timeout.is_some() && dice.chance(30) {
         return Some("hang");
     }

@@ -97,7 +97,7 @@ impl Comparison<'_> {
             Outcome::Forward(to) => {
                 all.check("cluster", cluster_name(self.number, &to.cluster.name), seen.told("cluster"));
                 self.forwarded(to.cluster, all);
-                self.repeated(to.forward.and_then(|forward| forward.retry.as_ref()), all);
+                self.repeated(to.forward().and_then(|forward| forward.retry.as_ref()), all);
             }
             Outcome::Passthrough => {
                 all.check("cluster", PASSTHROUGH, seen.told("cluster"));

@@ -177,12 +177,12 @@ fn outcome(outcome: &Outcome<'_>, roll: &Roll) -> String {
     match outcome {
         Outcome::Forward(to) | Outcome::Connect(to) => {
             let endpoint = to.endpoint(roll).map(std::ptr::from_ref);
-            let forward = to.forward.map(std::ptr::from_ref);
+            let forward = to.forward().map(std::ptr::from_ref);
             let kind = if matches!(outcome, Outcome::Forward(_)) { "forward" } else { "connect" };
             format!(
                 "{kind} {:?} {:?} {forward:?} {endpoint:?}",
                 std::ptr::from_ref(to.cluster),
-                std::ptr::from_ref(to.destination)
+                std::ptr::from_ref(to.destination())
             )
         }
         Outcome::Redirect(code) => format!("redirect {code}"),

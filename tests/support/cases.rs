@@ -457,7 +457,7 @@ impl Seen {
         });
         let cluster = |at: u32| router.plan().clusters.get(at as usize).map(|cluster| named(cluster));
         let forward = match &decision.outcome {
-            Outcome::Forward(to) => to.forward,
+            Outcome::Forward(to) => to.forward(),
             _ => None,
         };
         let told = Told {

@@ -26,7 +26,7 @@ impl Chosen {
         let (Outcome::Forward(to) | Outcome::Connect(to)) = &decision.outcome else { return None };
         let cluster = |at: u32| plan.clusters.get(at as usize).map(Arc::clone);
         Some(Chosen {
-            cluster: cluster(to.destination.cluster)?,
+            cluster: cluster(to.destination().cluster)?,
             endpoint: endpoint(to, roll),
             taken: Taken::of(decision),
             mirrors: decision.mirrors(roll).filter_map(|mirror| cluster(mirror.cluster)).collect(),
