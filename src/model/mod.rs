@@ -24,6 +24,7 @@
 #[macro_use]
 mod message;
 
+pub mod authorization_policy;
 pub mod deployment;
 pub mod destination_rule;
 mod duration;
@@ -34,6 +35,7 @@ mod int_or_string;
 mod metadata;
 mod namespace;
 mod object;
+pub mod peer_authentication;
 pub mod pod;
 pub mod service;
 pub mod service_entry;
@@ -44,6 +46,7 @@ mod untyped;
 pub mod virtual_service;
 pub mod workload_entry;
 
+pub use self::authorization_policy::{AuthorizationPolicy, AuthorizationPolicySpec, LabelSelector};
 pub use self::deployment::{Deployment, DeploymentSpec};
 pub use self::destination_rule::{DestinationRule, DestinationRuleSpec};
 pub use self::duration::{Duration, DurationError};
@@ -54,6 +57,7 @@ pub use self::int_or_string::IntOrString;
 pub use self::metadata::{Metadata, OwnerReference};
 pub use self::namespace::Namespace;
 pub use self::object::Object;
+pub use self::peer_authentication::{PeerAuthentication, PeerAuthenticationSpec};
 pub use self::pod::{Pod, PodSpec};
 pub use self::service::{Service, ServiceSpec};
 pub use self::service_entry::{ServiceEntry, ServiceEntrySpec};

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    Deployment, DestinationRule, EndpointSlice, Endpoints, Gateway, Metadata, Namespace, Pod, Service, ServiceEntry,
-    Sidecar, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, Deployment, DestinationRule, EndpointSlice, Endpoints, Gateway, Metadata, Namespace,
+    PeerAuthentication, Pod, Service, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
 };
 
 /// A document as it is written: which kind it is stands before the rest of it.
@@ -104,6 +104,8 @@ kinds! {
     "networking.istio.io", "networking.istio.io/v1",
     "networking.istio.io/v1" | "networking.istio.io/v1beta1" | "networking.istio.io/v1alpha3"
         => VirtualService, DestinationRule, Gateway, ServiceEntry, Sidecar, WorkloadEntry;
+    "security.istio.io", "security.istio.io/v1", "security.istio.io/v1" | "security.istio.io/v1beta1"
+        => PeerAuthentication, AuthorizationPolicy;
     "", "v1", "v1" => Service, Pod, Namespace, Endpoints;
     "apps", "apps/v1", "apps/v1" => Deployment;
     "discovery.k8s.io", "discovery.k8s.io/v1", "discovery.k8s.io/v1" => EndpointSlice;

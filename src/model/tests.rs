@@ -333,6 +333,27 @@ fn nothing_that_istio_names_is_lost() {
 }
 
 #[test]
+fn security_is_read_whole() {
+    let documents = [
+        "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: a}, spec: {selector: {matchLabels: \
+         {app: a}}, mtls: {mode: STRICT}, portLevelMtls: {'80': {mode: DISABLE}, '81': {mode: PERMISSIVE}}}, status: {}}",
+        "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: a}, spec: {selector: {matchLabels: \
+         {app: a}}, targetRef: {kind: Gateway}, targetRefs: [{kind: Service}], rules: [{from: [{source: {principals: [a], \
+         notPrincipals: [a], requestPrincipals: [a], notRequestPrincipals: [a], namespaces: [a], notNamespaces: [a], \
+         serviceAccounts: [a], notServiceAccounts: [a], ipBlocks: [a], notIpBlocks: [a], remoteIpBlocks: [a], \
+         notRemoteIpBlocks: [a]}}], to: [{operation: {hosts: [a], notHosts: [a], ports: [a], notPorts: [a], methods: [a], \
+         notMethods: [a], paths: [a], notPaths: [a]}}], when: [{key: a, values: [b], notValues: [c]}]}], action: CUSTOM, \
+         provider: {name: a}}, status: {}}",
+    ];
+    for document in documents {
+        keeps_everything(document);
+    }
+    for source in [include_str!("peer_authentication.rs"), include_str!("authorization_policy.rs")] {
+        is_maximal(source, &documents);
+    }
+}
+
+#[test]
 fn kubernetes_is_read_as_far_as_routing_looks() {
     let documents = [
         "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{name: http, protocol: TCP, appProtocol: http2, \

@@ -74,15 +74,18 @@ const fn kind(kind: &'static str, plural: &'static str, short: &'static str, gro
 }
 
 const ISTIO: &str = "networking.istio.io";
+const SECURITY: &str = "security.istio.io";
 
 /// In the order in which several kinds are printed.
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 14] = [
     kind("VirtualService", "virtualservices", "vs", ISTIO),
     kind("DestinationRule", "destinationrules", "dr", ISTIO),
     kind("Gateway", "gateways", "gw", ISTIO),
     kind("ServiceEntry", "serviceentries", "se", ISTIO),
     kind("Sidecar", "sidecars", "", ISTIO),
     kind("WorkloadEntry", "workloadentries", "we", ISTIO),
+    kind("PeerAuthentication", "peerauthentications", "pa", SECURITY),
+    kind("AuthorizationPolicy", "authorizationpolicies", "ap", SECURITY),
     kind("Service", "services", "svc", ""),
     kind("Pod", "pods", "po", ""),
     kind("Deployment", "deployments", "deploy", "apps"),
