@@ -85,6 +85,7 @@
 //! | a request comes | [`Request`], [`Headers`], [`Roll`], [`Router::decide`]; for a whole connection [`Connection`], [`Router::connect`] |
 //! | it is answered | [`Decision`], [`Outcome`], [`Forwarded`], [`Refusal`] |
 //! | an endpoint is chosen, and it is tried again or not | [`balance`] |
+//! | it arrives, and is let in or not | [`authorize`] |
 //! | somebody wonders | [`Plan::explain`], [`Explanation`] |
 //!
 //! # Features
@@ -108,6 +109,7 @@
 #[cfg(any(feature = "http", feature = "tls"))]
 pub mod adapter;
 pub mod analyze;
+pub mod authorize;
 pub mod balance;
 mod compile;
 mod cors;

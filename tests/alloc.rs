@@ -4,7 +4,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::net::IpAddr;
 
+use meshroute::authorize::{Call, Guard};
 use meshroute::balance::key::{Keyed, hash};
 use meshroute::balance::{Ask, Balancer, Ended, Tried, Tries};
 use meshroute::plan::{Cluster, Endpoint, HashKey, LoadBalancer, Retry};
@@ -274,4 +276,19 @@ fn choosing_an_endpoint_allocates_nothing() {
     }
     let policy = Retry::built_in();
     assert_eq!(allocations(|| Tries::new(&policy).judge(Tried::answered(503), 7)), 0);
+}
+
+#[test]
+fn letting_in_allocates_nothing() {
+    let mut resources = Resources::new();
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: a}\nspec:\n  rules:\n  \
+        - {from: [{source: {namespaces: [b], ipBlocks: [10.0.0.0/8]}}], to: [{operation: {paths: ['/{*}/x'], methods: [GET]}}],\n     \
+        when: [{key: 'request.headers[x-a]', values: ['1*']}]}\n";
+    assert_eq!(resources.apply_text(policy, "-", Reading::Strict), []);
+    let (guard, _) = Guard::of(&resources, &Viewpoint::sidecar("a"), &Mesh::default());
+    let request = Request::new("GET", "a", "/b/../y/x?q").headers(&[("x-a", "12")]);
+    let call = Call::new(80).principal("cluster.local/ns/b/sa/c").source(IpAddr::from([10, 1, 1, 1])).request(&request);
+    assert!(guard.judge(&call).is_allowed());
+    assert_eq!(allocations(|| guard.judge(&call).is_allowed()), 0);
+    assert_eq!(allocations(|| guard.judge(&Call::new(80)).is_allowed()), 0);
 }

@@ -15,6 +15,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use meshroute::authorize::Guard;
 use meshroute::{Connection, Diagnostic, Explanation, Live, Plan, Precedence, Reader, Resources, Router, Severity};
 use support::{Asked, Case, Expected, Question, Seen, Window, shares};
 
@@ -67,7 +68,7 @@ fn run_topic(topic: &Path, wrong: &mut Wrong) -> (usize, usize) {
         let short = file.strip_prefix(root()).unwrap_or(file).display().to_string();
         match read(file) {
             Ok(case) => {
-                (cases, questions) = (cases + 1, questions + case.questions.len());
+                (cases, questions) = (cases + 1, questions + case.questions.len() + case.calls.len());
                 wrong.extend(run(&case).into_iter().map(|difference| format!("{short}: {difference}")));
             }
             Err(error) => wrong.push(format!("{short}: {error}")),
@@ -85,7 +86,12 @@ fn read(file: &Path) -> Result<Case, String> {
     if case.source.trim().is_empty() || case.says.trim().is_empty() {
         return Err("it must say what it shows, and where that stands".into());
     }
-    if case.questions.is_empty() && case.findings.is_empty() && !case.findings_are_all {
+    if case.questions.is_empty()
+        && case.calls.is_empty()
+        && case.mutual_tls.is_empty()
+        && case.findings.is_empty()
+        && !case.findings_are_all
+    {
         return Err("it asks nothing".into());
     }
     Ok(case)
@@ -107,8 +113,11 @@ fn run_under(case: &Case, precedence: Precedence) -> Wrong {
     reader.text(&case.resources, "resources");
     let mut resources = Resources::new();
     let said = resources.apply_read(reader);
-    let resolution = Plan::resolve(&resources, &case.viewpoint(), &case.mesh(precedence));
+    let mut resolution = Plan::resolve(&resources, &case.viewpoint(), &case.mesh(precedence));
+    let (guard, findings) = Guard::of(&resources, &case.viewpoint(), &case.mesh(precedence));
+    resolution.findings.extend(findings);
     check_findings(case, &said, &resolution.findings, &mut wrong);
+    wrong.extend(let_in(case, &guard));
     let router = match Router::compile(resolution.plan) {
         Ok(router) => Arc::new(router),
         Err(error) => return vec![format!("the plan cannot be compiled: {error}")],
@@ -116,6 +125,31 @@ fn run_under(case: &Case, precedence: Precedence) -> Wrong {
     for (number, question) in (1..).zip(&case.questions) {
         let place = format!("question {number} `{}` [{precedence:?}]", question.ask);
         wrong.extend(ask(&router, question).into_iter().map(|difference| format!("{place} {difference}")));
+    }
+    wrong
+}
+
+/// What of a case's calls the guard says otherwise, also after a journey as text.
+fn let_in(case: &Case, guard: &Guard) -> Wrong {
+    let mut wrong = Wrong::new();
+    let text = serde_json::to_string(guard).unwrap_or_default();
+    let sent: Guard = match serde_json::from_str(&text) {
+        Ok(sent) => sent,
+        Err(error) => return vec![format!("the guard cannot be sent: {error}")],
+    };
+    for guard in [guard, &sent] {
+        for call in &case.calls {
+            let judged = call.judged(guard).unwrap_or_else(|error| error);
+            if judged != call.expects {
+                wrong.push(format!("call `{}`: wanted `{}`, got `{judged}`", call.ask, call.expects));
+            }
+        }
+        for (port, wanted) in &case.mutual_tls {
+            let got = guard.mutual_tls(*port);
+            if got != *wanted {
+                wrong.push(format!("port {port}: wanted {wanted:?}, got {got:?}"));
+            }
+        }
     }
     wrong
 }

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use meshroute::adapter::http::{Change, answer, request};
 use meshroute::adapter::tower::{Chosen, RouteLayer};
+use meshroute::authorize::{Guard, MutualTls};
 use meshroute::plan::{Action, Cluster, Endpoint, Forward, Origin, Retry, Route};
 use meshroute::{
     Connection, Decision, Live, Mesh, OutboundPolicy, Outcome, Precedence, Reading, Request, Roll, Router, TlsHello,
@@ -41,6 +42,12 @@ pub struct Case {
     pub resources: String,
     #[serde(default)]
     pub questions: Vec<Question>,
+    /// Requests and connections that want in to the client's own workload.
+    #[serde(default)]
+    pub calls: Vec<Call>,
+    /// Whether callers of a port must show who they are: `DISABLE`, `PERMISSIVE`, `STRICT`.
+    #[serde(default)]
+    pub mutual_tls: BTreeMap<u16, MutualTls>,
     #[serde(default)]
     pub findings: Vec<Expected>,
     /// Whether nothing else may be found.
@@ -136,6 +143,46 @@ pub struct Question {
     #[serde(default)]
     unsendable: bool,
     pub expects: Expects,
+}
+
+/// A request or connection that wants in, and what must become of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Call {
+    /// `GET http://web:8080/path`, to this port of the workload; `tcp://web:3306` carries no HTTP.
+    pub ask: String,
+    /// Who it has proved to be: `cluster.local/ns/default/sa/web`.
+    from: Option<String>,
+    /// The address that it comes from.
+    source: Option<IpAddr>,
+    remote: Option<IpAddr>,
+    /// The server name of the connection.
+    sni: Option<String>,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+    /// `in`, `in by NAMESPACE/POLICY RULE`, `out`, `out by NAMESPACE/POLICY RULE`.
+    pub expects: String,
+}
+
+impl Call {
+    /// What the guard says, in the same words.
+    pub fn judged(&self, guard: &Guard) -> Result<String, String> {
+        let (method, url) = self.ask.split_once(' ').unwrap_or(("", &self.ask));
+        let (_, rest) = url.split_once("://").ok_or("it has no scheme")?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).ok_or("it has no port")?;
+        let request = Request::new(method, authority, path).headers(&self.headers);
+        let mut call = meshroute::authorize::Call::new(port).principal(self.from.as_deref()).source(self.source);
+        (call.remote, call.sni) = (self.remote, self.sni.as_deref());
+        if !method.is_empty() {
+            call.request = Some(&request);
+        }
+        let ruling = guard.judge(&call);
+        let by = ruling
+            .by()
+            .map(|(policy, rule)| format!(" by {}/{} {rule}", policy.resource.namespace, policy.resource.name));
+        Ok(format!("{}{}", if ruling.is_allowed() { "in" } else { "out" }, by.unwrap_or_default()))
+    }
 }
 
 /// What must become of a request.
