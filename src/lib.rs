@@ -96,6 +96,7 @@
 //! | `http` | `adapter::http`: questions from and answers for the types of `http` 1.x |
 //! | `tower` | `adapter::tower`: a Layer that asks once per request, and a Service that sends it on |
 //! | `tls` | `adapter::tls` and `adapter::proxy_protocol`: what the first bytes of a connection say |
+//! | `xds` | `adapter::xds`: a control plane for real Envoys |
 //! | `cli` | the command `meshroute` |
 //!
 //! A feature adds a room; it never changes an answer.
@@ -106,7 +107,7 @@
 //! input, performance.
 #![forbid(unsafe_code)]
 
-#[cfg(any(feature = "http", feature = "tls"))]
+#[cfg(any(feature = "http", feature = "tls", feature = "xds"))]
 pub mod adapter;
 pub mod analyze;
 pub mod authorize;

@@ -14,3 +14,5 @@ pub mod proxy_protocol;
 pub mod tls;
 #[cfg(feature = "tower")]
 pub mod tower;
+#[cfg(feature = "xds")]
+pub mod xds;

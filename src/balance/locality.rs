@@ -8,17 +8,17 @@ use crate::model::destination_rule::{Distribute, LocalityLoadBalancerSetting};
 
 /// Where an endpoint stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// 0 comes first; without gaps.
-    pub(super) priority: u32,
+    pub(crate) priority: u32,
     /// The share of its locality, where shares were given.
-    pub(super) share: Option<u32>,
+    pub(crate) share: Option<u32>,
 }
 
 /// The place of each endpoint; `None` for those that get nothing. `here` and all localities are `region/zone/subzone`.
 ///
 /// Without outlier detection nobody ever fails over, so that priorities are not made; shares are.
-pub(super) fn places(
+pub(crate) fn places(
     setting: Option<&LocalityLoadBalancerSetting>,
     detects: bool,
     here: &str,

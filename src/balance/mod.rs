@@ -55,6 +55,8 @@ mod xxh64;
 pub use balancer::{Ask, Balancer, Chosen, HostId};
 pub use breaker::{Breaker, Limits, Overflow, RetryLimit};
 pub use bucket::TokenBucket;
+#[cfg(feature = "xds")]
+pub(crate) use locality::{Place, places};
 pub use outlier::Ended;
 pub use retry::{Failure, Tried, Tries, Verdict};
 pub use xxh64::xxh64;

@@ -7,6 +7,7 @@
 //! - [`embedding`]: step by step into a program of your own.
 //! - [`connections`]: TLS and TCP connections that are passed on as they are.
 //! - [`tower`]: a gateway on tower, hyper or axum.
+//! - [`xds`]: a control plane for real Envoys.
 //! - [`write_your_own`]: a whole adapter for a transport of your own.
 //! - [`findings`]: every diagnostic by its code, and what to do about it.
 //! - [`untrusted`]: what is bounded, and where.
@@ -31,6 +32,10 @@ pub mod connections {}
 #[cfg(feature = "tower")]
 #[doc = include_str!("tower.md")]
 pub mod tower {}
+
+#[cfg(feature = "xds")]
+#[doc = include_str!("xds.md")]
+pub mod xds {}
 
 #[doc = include_str!("write_your_own.md")]
 pub mod write_your_own {}
