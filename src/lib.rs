@@ -97,6 +97,7 @@
 //! | `tower` | `adapter::tower`: a Layer that asks once per request, and a Service that sends it on |
 //! | `tls` | `adapter::tls` and `adapter::proxy_protocol`: what the first bytes of a connection say |
 //! | `xds` | `adapter::xds`: a control plane for real Envoys |
+//! | `pingora` | `adapter::pingora`: a Pingora proxy whose hooks ask the router |
 //! | `cli` | the command `meshroute` |
 //!
 //! A feature adds a room; it never changes an answer.

@@ -33,6 +33,14 @@ fn every_case_holds() {
     println!("{:<16} {cases:>3} cases, {questions:>3} questions", "all");
     assert!(wrong.is_empty(), "{} differences\n\n{}\n", wrong.len(), wrong.join("\n"));
     assert!(cases > 0, "no case was run");
+    #[cfg(feature = "pingora")]
+    {
+        let [asked, beyond] = PINGORA.each_ref().map(|count| count.load(std::sync::atomic::Ordering::Relaxed));
+        println!(
+            "pingora: {asked} questions asked; {beyond} left out, as it does not know the address that was dialled"
+        );
+        assert!(beyond * 20 <= asked + beyond || std::env::var_os("CASE").is_some(), "more than 5 % are left out");
+    }
 }
 
 fn root() -> &'static Path {
@@ -206,6 +214,8 @@ fn ask(router: &Arc<Router>, question: &Question) -> Wrong {
     if question.sendable() {
         windows.push((Window::Http, Seen::http(router, &asked, &roll)));
         windows.push((Window::Tower, through_tower(router, &asked, question)));
+        #[cfg(feature = "pingora")]
+        windows.extend(through_pingora(router, &asked, question));
     } else if asked.http().is_ok() {
         wrong.push("the `http` crate has room for it".into());
     }
@@ -220,7 +230,7 @@ fn ask(router: &Arc<Router>, question: &Question) -> Wrong {
     wrong
 }
 
-/// Asks for a connection whose content is not looked at; the adapters know only requests.
+/// Asks for a connection whose content is not looked at; the other adapters know only requests.
 fn ask_whole(router: &Router, question: &Question, asked: &Asked<'_>, connection: &Connection<'_>) -> Wrong {
     let roll = question.roll();
     let explanation = router.plan().explain_connection(connection, &roll);
@@ -228,6 +238,10 @@ fn ask_whole(router: &Router, question: &Question, asked: &Asked<'_>, connection
     let mut wrong: Wrong = question.expects.fault().into_iter().collect();
     for (window, decision) in [(Window::Explain, &explanation.decision), (Window::Router, &decision)] {
         wrong.extend(differences(question, window, &Seen::decision(window, decision, asked, router, &roll)));
+    }
+    match Seen::tls(router, asked, &roll) {
+        Ok(seen) => wrong.extend(differences(question, Window::Tls, &seen)),
+        Err(error) => wrong.push(format!("[{}] {error}", Window::Tls)),
     }
     wrong.extend(untold(question, &explanation));
     wrong
@@ -248,6 +262,23 @@ fn through_tower(router: &Arc<Router>, asked: &Asked<'_>, question: &Question) -
     let live = Arc::new(Live::new(router.clone()));
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
     runtime.block_on(Seen::tower(&live, asked, question.roll()))
+}
+
+/// How many questions Pingora was asked, and how many it cannot be.
+#[cfg(feature = "pingora")]
+static PINGORA: [std::sync::atomic::AtomicUsize; 2] = [const { std::sync::atomic::AtomicUsize::new(0) }; 2];
+
+/// `None` for what Pingora has no hook for.
+#[cfg(feature = "pingora")]
+fn through_pingora(
+    router: &Arc<Router>,
+    asked: &Asked<'_>,
+    question: &Question,
+) -> Option<(Window, Result<Seen, String>)> {
+    let beyond = usize::from(question.beyond_pingora());
+    PINGORA[beyond].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let live = Arc::new(Live::new(router.clone()));
+    (beyond == 0).then(|| (Window::Pingora, Seen::pingora(&live, asked, question.roll())))
 }
 
 fn wrong_shares(router: &Router, asked: &Asked<'_>, question: &Question) -> Option<String> {

@@ -5,7 +5,8 @@
 //! cargo run --example axum -- FOLDER 127.0.0.1:8080    # any folder; serves what a pod in `default` may call on port 5000
 //! ```
 
-mod self_check;
+#[path = "../canary/mod.rs"]
+mod canary;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,37 +17,31 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::TokioExecutor;
 use meshroute::adapter::tower::{RouteLayer, Upstream};
 use meshroute::balance::Failure;
-use meshroute::{Live, Mesh, OutboundPolicy, Plan, Reading, Resources, Viewpoint};
+use meshroute::{Live, Plan, PlanError};
 use tokio::net::TcpListener;
 use tower::Layer;
 
-type Failed = Box<dyn std::error::Error + Send + Sync>;
-
-/// The port that clients dial in the mesh, whichever one the gateway really listens on.
-const PORT: u16 = 5000;
+use canary::{Failed, PORT};
 
 #[tokio::main]
 async fn main() -> Result<(), Failed> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--self-check"] => self_check::run().await,
+        ["--self-check"] => {
+            canary::check(&canary::serve(gateway(live(canary::with_stand_ins().await?)?)).await?).await?;
+            println!("axum: the canary is served; a pod that is down was passed over, a subset without pods refused");
+            Ok(())
+        }
         [folder, address] => {
-            let live = Arc::new(Live::new(meshroute::Router::compile(plan(folder))?));
-            Ok(axum::serve(TcpListener::bind(address).await?, gateway(live)).await?)
+            let gateway = gateway(live(canary::plan(folder))?);
+            Ok(axum::serve(TcpListener::bind(address).await?, gateway).await?)
         }
         _ => Err("say `--self-check`, or FOLDER ADDRESS".into()),
     }
 }
 
-/// What a folder means to a pod in `default`; only what is in it may be called.
-fn plan(folder: &str) -> Plan {
-    let (resources, mut findings) = Resources::load(folder, Reading::Lenient);
-    let mut mesh = Mesh::default();
-    mesh.outbound = OutboundPolicy::RegistryOnly;
-    let resolution = Plan::resolve(&resources, &Viewpoint::sidecar("default"), &mesh);
-    findings.extend(resolution.findings);
-    findings.iter().for_each(|finding| eprintln!("{finding}"));
-    resolution.plan
+fn live(plan: Plan) -> Result<Arc<Live>, PlanError> {
+    Ok(Arc::new(Live::new(meshroute::Router::compile(plan)?)))
 }
 
 /// Publish to `live`, and the next request goes by the new rules.

@@ -93,7 +93,7 @@ pub fn request<B>(request: &::http::Request<B>, port: u16) -> Request<'_> {
         .port(port)
 }
 
-fn authority<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> &'r str {
+pub(crate) fn authority<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> &'r str {
     match uri.authority().map(Authority::as_str) {
         // Who the user claims to be is no part of where the request goes.
         Some(named) => named.rsplit_once('@').map_or(named, |(_, host)| host),
@@ -206,7 +206,7 @@ fn grpc(status: u8, text: &str) -> Response<Vec<u8>> {
 }
 
 /// An answer of a proxy that could not get one, to a client that may speak gRPC.
-#[cfg(feature = "tower")]
+#[cfg(any(feature = "pingora", feature = "tower"))]
 pub(crate) fn made_here(status: u16, text: &str, speaks_grpc: bool) -> Response<Vec<u8>> {
     if speaks_grpc { grpc(grpc_status(status), text) } else { reply(status, text.as_bytes()) }
 }
@@ -283,12 +283,23 @@ impl Change {
         if self.path.is_some() || self.authority.is_some() {
             self.redirect_to(request);
         }
+        self.edit_request(request.headers_mut());
+    }
+
+    /// Carries out the edits of the request's headers alone.
+    pub(crate) fn edit_request(&self, headers: &mut dyn EditHeaders) {
         let Some(taken) = &self.taken else { return };
         if let (Some(route), Some(destination)) = (taken.route(), taken.destination()) {
             let line = self.line.as_deref().map(Line::borrowed).unwrap_or_default();
-            destination.request.apply_to(request.headers_mut(), &line);
-            route.request.apply_to(request.headers_mut(), &line);
+            destination.request.apply_to(headers, &line);
+            route.request.apply_to(headers, &line);
         }
+    }
+
+    /// What path and authority become; `None`: as they are.
+    #[cfg(feature = "pingora")]
+    pub(crate) fn target(&self) -> (Option<&PathAndQuery>, Option<&Authority>) {
+        (self.path.as_ref(), self.authority.as_ref())
     }
 
     fn redirect_to<B>(&self, request: &mut ::http::Request<B>) {
@@ -313,6 +324,10 @@ impl Change {
 
     /// Changes the headers of the response that came back.
     pub fn response(&self, headers: &mut HeaderMap) {
+        self.edit_response(headers);
+    }
+
+    pub(crate) fn edit_response(&self, headers: &mut dyn EditHeaders) {
         let Some(taken) = &self.taken else { return };
         if let (Some(route), Some(destination)) = (taken.route(), taken.destination()) {
             destination.response.apply(headers);

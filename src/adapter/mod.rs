@@ -6,8 +6,14 @@
 //!
 //! Only here do types of other crates show in the public interface, each behind the feature of its name.
 
+#[cfg(any(feature = "pingora", feature = "tower"))]
+mod chosen;
+#[cfg(any(feature = "pingora", feature = "tower"))]
+mod crew;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "pingora")]
+pub mod pingora;
 #[cfg(feature = "tls")]
 pub mod proxy_protocol;
 #[cfg(feature = "tls")]
@@ -16,3 +22,6 @@ pub mod tls;
 pub mod tower;
 #[cfg(feature = "xds")]
 pub mod xds;
+
+#[cfg(any(feature = "pingora", feature = "tower"))]
+pub use {chosen::Chosen, crew::Clock};

@@ -9,6 +9,7 @@
 //! - [`tower`]: a gateway on tower, hyper or axum.
 //! - [`xds`]: a control plane for real Envoys.
 //! - [`write_your_own`]: a whole adapter for a transport of your own.
+//! - [`pingora`]: a Pingora proxy.
 //! - [`findings`]: every diagnostic by its code, and what to do about it.
 //! - [`untrusted`]: what is bounded, and where.
 //! - [`performance`]: how a route is found, when that is slow, and how to measure it.
@@ -39,6 +40,10 @@ pub mod xds {}
 
 #[doc = include_str!("write_your_own.md")]
 pub mod write_your_own {}
+
+#[cfg(feature = "pingora")]
+#[doc = include_str!("pingora.md")]
+pub mod pingora {}
 
 #[doc = include_str!("findings.md")]
 pub mod findings {}

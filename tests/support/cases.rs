@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use meshroute::adapter::http::{Change, answer, request};
+#[cfg(feature = "pingora")]
+use meshroute::adapter::pingora::Routed;
+use meshroute::adapter::tls::{Opening, opening};
 use meshroute::adapter::tower::{Chosen, RouteLayer};
 use meshroute::authorize::{Guard, MutualTls};
 use meshroute::plan::{Action, Cluster, Endpoint, Forward, Origin, Retry, Route};
@@ -289,6 +292,13 @@ impl Question {
         Roll::pinned(self.roll)
     }
 
+    /// Whether Pingora cannot do what is expected: it does not know where a request goes that nobody claims, unless it is
+    /// told the address that was dialled.
+    #[cfg(feature = "pingora")]
+    pub fn beyond_pingora(&self) -> bool {
+        self.expects.passthrough && self.address.is_none()
+    }
+
     pub fn sendable(&self) -> bool {
         !self.unsendable
     }
@@ -380,6 +390,9 @@ pub enum Window {
     Router,
     Http,
     Tower,
+    Tls,
+    #[cfg(feature = "pingora")]
+    Pingora,
 }
 
 impl fmt::Display for Window {
@@ -389,6 +402,9 @@ impl fmt::Display for Window {
             Window::Router => "router",
             Window::Http => "adapter::http",
             Window::Tower => "adapter::tower",
+            Window::Tls => "adapter::tls",
+            #[cfg(feature = "pingora")]
+            Window::Pingora => "adapter::pingora",
         })
     }
 }
@@ -575,13 +591,58 @@ impl Seen {
             return Ok(Seen::ended(Window::Tower, parts.status.as_u16(), &parts.headers, &body));
         };
         let chosen = request.extensions().get::<Chosen>();
-        let end = chosen.map_or("passthrough".to_string(), |chosen| match chosen.route() {
-            Some(_) => format!("to {}", named(chosen.cluster())),
-            None => format!("connect {}", named(chosen.cluster())),
-        });
+        let end = ended_up(chosen);
         let told = chosen.map(Told::from);
         let (sent, response) = (Some(Sent::from(&request)), lines(&parts.headers));
         Ok(Seen { window: Window::Tower, end, sent, response, told })
+    }
+
+    /// Asks through `adapter::tls`, with the first bytes of a connection that carries what the question says.
+    pub fn tls(router: &Router, asked: &Asked<'_>, roll: &Roll) -> Result<Seen, String> {
+        let bytes = asked.sni.map_or_else(|| b"\x05\x01\0".to_vec(), client_hello);
+        let connection = Connection::new(asked.port).address(asked.address);
+        let decision = match opening(&bytes).map_err(|error| error.to_string())? {
+            Opening::Hello(hello) => router.connect(&connection.tls(hello.tls()), roll),
+            Opening::Plain => router.connect(&connection, roll),
+            Opening::Short(_) => return Err("the bytes are whole".into()),
+        };
+        Ok(Seen::decision(Window::Tls, &decision, asked, router, roll))
+    }
+
+    /// Asks through `adapter::pingora`, as its hooks do.
+    #[cfg(feature = "pingora")]
+    pub fn pingora(live: &Arc<Live>, asked: &Asked<'_>, roll: Roll) -> Result<Seen, String> {
+        use pingora_http::{RequestHeader, ResponseHeader};
+        let failed = |error: Box<pingora_core::Error>| error.to_string();
+        let mut header = RequestHeader::build(asked.method, asked.target.as_bytes(), None).map_err(failed)?;
+        header.append_header("host", asked.authority).map_err(failed)?;
+        for (name, value) in asked.headers {
+            header.append_header(name.clone(), value.as_str()).map_err(failed)?;
+        }
+        let clock = (|| std::time::Duration::ZERO, |_| std::future::ready(()));
+        let routed = Routed::new(Arc::clone(live), asked.port, clock).rolls(move || roll);
+        let mut trip = pingora_proxy::ProxyHttp::new_ctx(&routed);
+        let mut connection = Connection::new(asked.port).address(asked.address);
+        connection.tls = asked.sni.map(|sni| TlsHello { sni: Some(sni) });
+        if let Some(ended) = routed.ask(&header, &connection, &mut trip) {
+            let (parts, body) = ended.into_parts();
+            return Ok(Seen::ended(Window::Pingora, parts.status.as_u16(), &parts.headers, &body));
+        }
+        routed.rewrite(&mut header, &trip).map_err(failed)?;
+        let mut response = ResponseHeader::build(200, None).map_err(failed)?;
+        for (name, value) in asked.upstream {
+            response.append_header(name.clone(), value.as_str()).map_err(failed)?;
+        }
+        routed.edit(&mut response, &trip);
+        let host = header.headers.get("host").map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+        let sent = Sent {
+            path: header.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+            authority: header.uri.authority().map(ToString::to_string).or(host).unwrap_or_default(),
+            headers: lines(&header.headers),
+        };
+        let end = ended_up(trip.chosen());
+        let told = trip.chosen().map(Told::from);
+        Ok(Seen { window: Window::Pingora, end, sent: Some(sent), response: lines(&response.headers), told })
     }
 
     fn ended(window: Window, status: u16, headers: &http::HeaderMap, body: &[u8]) -> Seen {
@@ -590,6 +651,22 @@ impl Seen {
         let end = format!("{status} {text}").trim_end().to_string();
         Seen { window, end, sent: None, response: lines(headers), told: None }
     }
+}
+
+fn ended_up(chosen: Option<&Chosen>) -> String {
+    chosen.map_or("passthrough".to_string(), |chosen| match chosen.route() {
+        Some(_) => format!("to {}", named(chosen.cluster())),
+        None => format!("connect {}", named(chosen.cluster())),
+    })
+}
+
+/// The first bytes of a TLS connection to a server of this name.
+fn client_hello(name: &str) -> Vec<u8> {
+    let list = |width: usize, bytes: &[u8]| [&bytes.len().to_be_bytes()[size_of::<usize>() - width..], bytes].concat();
+    let names = list(2, &[&[0][..], &list(2, name.as_bytes())].concat());
+    let extensions = if name.is_empty() { Vec::new() } else { [&[0, 0][..], &list(2, &names)].concat() };
+    let body = [&[3; 34][..], &[0, 0, 2, 19, 1, 1, 0], &list(2, &extensions)].concat();
+    [&[22, 3, 1][..], &list(2, &[&[1][..], &list(3, &body)].concat())].concat()
 }
 
 /// How a request of the tower window came in.
@@ -742,7 +819,7 @@ fn found(headers: &[(String, String)], name: &str) -> String {
 impl End<'_> {
     /// How it looks through a window: an adapter shows what is on the wire.
     fn through(self, window: Window) -> String {
-        let decided = matches!(window, Window::Explain | Window::Router);
+        let decided = matches!(window, Window::Explain | Window::Router | Window::Tls);
         let status = |text: &str| text.split(' ').next().unwrap_or_default().to_string();
         match self {
             End::Status(text) if decided => format!("status {text}"),
@@ -751,7 +828,7 @@ impl End<'_> {
             End::Direct(text) if decided => format!("direct {text}"),
             End::Redirect(text) | End::Direct(text) => text.to_string(),
             _ if window == Window::Http => "goes on".into(),
-            End::Blackhole | End::Reset if window == Window::Tower => "502".into(),
+            End::Blackhole | End::Reset if !decided => "502".into(),
             End::To(text) => format!("to {text}"),
             End::Connect(text) => format!("connect {text}"),
             End::Passthrough => "passthrough".into(),

@@ -11,7 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::body::RoutedBody;
-use super::chosen::Chosen;
+use crate::adapter::chosen::Chosen;
 use crate::adapter::http::{Change, answer};
 use crate::decision::{Decision, Outcome};
 use crate::live::Live;

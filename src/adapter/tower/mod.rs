@@ -30,18 +30,19 @@
 //! ```
 
 mod body;
-mod chosen;
-mod crew;
 mod layer;
+mod leased;
 mod replay;
 mod upstream;
 
 pub use body::RoutedBody;
-pub use chosen::Chosen;
-pub use crew::{BodyError, LeasedBody};
 pub use layer::{Arrival, Port, Quiet, RouteFuture, RouteLayer, RouteService};
+pub use leased::{BodyError, LeasedBody};
 pub use replay::Replay;
-pub use upstream::{Attempt, Clock, Upstream};
+pub use upstream::{Attempt, Upstream};
+
+pub use super::chosen::Chosen;
+pub use super::crew::Clock;
 
 #[cfg(test)]
 mod tests;

@@ -15,9 +15,10 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::RoutedBody;
-use super::chosen::Chosen;
-use super::crew::{BodyError, Crew, Lease, LeasedBody};
+use super::leased::{BodyError, LeasedBody};
 use super::replay::{Replay, Source};
+use crate::adapter::chosen::Chosen;
+use crate::adapter::crew::{Clock, Crew, Lease};
 use crate::adapter::http::{is_grpc_type, made_here};
 use crate::balance::key::{Keyed, fresh_cookie, hash};
 use crate::balance::{Ended, Failure, HostId, Tried, Tries, Verdict};
@@ -26,42 +27,6 @@ use crate::roll::{Purpose, Roll};
 
 /// Of a request that may be tried again, so many bytes are kept.
 const KEPT: u64 = 64 << 10;
-
-/// Time, from whoever has it: the adapter reads no clock of its own.
-///
-/// A pair of functions will do:
-///
-/// ```
-/// let begin = std::time::Instant::now();
-/// let clock = (move || begin.elapsed(), tokio::time::sleep);
-/// # fn is_one(_: impl meshroute::adapter::tower::Clock) {}
-/// # is_one(clock);
-/// ```
-pub trait Clock: Clone {
-    /// Is ready when some time has passed.
-    type Sleep: Future<Output = ()>;
-    /// How long ago some moment was that never changes.
-    fn now(&self) -> Duration;
-    /// Waits so long.
-    fn sleep(&self, time: Duration) -> Self::Sleep;
-}
-
-impl<N, S, F> Clock for (N, S)
-where
-    N: Fn() -> Duration + Clone,
-    S: Fn(Duration) -> F + Clone,
-    F: Future<Output = ()>,
-{
-    type Sleep = F;
-
-    fn now(&self) -> Duration {
-        (self.0)()
-    }
-
-    fn sleep(&self, time: Duration) -> F {
-        (self.1)(time)
-    }
-}
 
 /// One try of a request that has ended, for whoever counts or logs.
 #[derive(Debug)]

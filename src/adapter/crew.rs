@@ -1,23 +1,54 @@
-//! The endpoints of each cluster, and how they fare: shared by all requests of one [`Upstream`](super::Upstream).
+//! Time, and the endpoints of each cluster and how they fare: shared by all requests of one host.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::time::Duration;
 
-use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
-
-use super::Clock;
 use super::chosen::Chosen;
 use crate::balance::{Ask, Balancer, Ended, HostId};
 use crate::plan::{Cluster, Endpoint};
 use crate::roll::Roll;
 
+/// Time, from whoever has it: the adapter reads no clock of its own.
+///
+/// A pair of functions will do:
+///
+/// ```
+/// let begin = std::time::Instant::now();
+/// let clock = (move || begin.elapsed(), tokio::time::sleep);
+/// # fn is_one(_: impl meshroute::adapter::Clock) {}
+/// # is_one(clock);
+/// ```
+pub trait Clock: Clone {
+    /// Is ready when some time has passed.
+    type Sleep: Future<Output = ()>;
+    /// How long ago some moment was that never changes.
+    fn now(&self) -> Duration;
+    /// Waits so long.
+    fn sleep(&self, time: Duration) -> Self::Sleep;
+}
+
+impl<N, S, F> Clock for (N, S)
+where
+    N: Fn() -> Duration + Clone,
+    S: Fn(Duration) -> F + Clone,
+    F: Future<Output = ()>,
+{
+    type Sleep = F;
+
+    fn now(&self) -> Duration {
+        (self.0)()
+    }
+
+    fn sleep(&self, time: Duration) -> F {
+        (self.1)(time)
+    }
+}
+
 /// A clock, and a balancer for each cluster that was ever sent to.
 #[derive(Debug)]
-pub(super) struct Crew<K> {
-    pub(super) clock: K,
+pub(crate) struct Crew<K> {
+    pub(crate) clock: K,
     balancers: Mutex<HashMap<Arc<str>, Known>>,
 }
 
@@ -29,7 +60,7 @@ struct Known {
 }
 
 impl<K: Clock> Crew<K> {
-    pub(super) fn new(clock: K) -> Self {
+    pub(crate) fn new(clock: K) -> Self {
         Crew { clock, balancers: Mutex::default() }
     }
 
@@ -38,7 +69,7 @@ impl<K: Clock> Crew<K> {
     }
 
     /// An endpoint for a try, and the lease that counts it as busy. `None`: no endpoint takes requests.
-    pub(super) fn pick(
+    pub(crate) fn pick(
         self: &Arc<Self>,
         chosen: &Chosen,
         hash: Option<u64>,
@@ -77,64 +108,15 @@ impl<K: Clock> Crew<K> {
 
 /// An endpoint is busy as long as this is there.
 #[derive(Debug)]
-pub(super) struct Lease<K: Clock> {
+pub(crate) struct Lease<K: Clock> {
     crew: Arc<Crew<K>>,
     name: Arc<str>,
-    pub(super) host: HostId,
-    pub(super) ended: Ended,
+    pub(crate) host: HostId,
+    pub(crate) ended: Ended,
 }
 
 impl<K: Clock> Drop for Lease<K> {
     fn drop(&mut self) {
         self.crew.end(&self.name, self.host, self.ended);
-    }
-}
-
-/// What may go wrong while a response's body is on its way: the endpoint's connection, or the route's time is over.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
-
-pin_project! {
-    /// The body of an endpoint's response. As long as it lasts, the endpoint counts as busy and the route's time runs.
-    #[derive(Debug)]
-    pub struct LeasedBody<D, K: Clock> {
-        #[pin]
-        body: D,
-        lease: Option<Lease<K>>,
-        rest: Option<Pin<Box<K::Sleep>>>,
-    }
-}
-
-impl<D, K: Clock> LeasedBody<D, K> {
-    pub(super) fn new(body: D, lease: Option<Lease<K>>, rest: Option<K::Sleep>) -> Self {
-        LeasedBody { body, lease, rest: rest.map(Box::pin) }
-    }
-}
-
-impl<D: Body<Error: Into<BodyError>>, K: Clock> Body for LeasedBody<D, K> {
-    type Data = D::Data;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<D::Data>, BodyError>>> {
-        let this = self.project();
-        if let Poll::Ready(frame) = this.body.poll_frame(context) {
-            if frame.is_none() {
-                (*this.lease, *this.rest) = (None, None);
-            }
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
-        }
-        let over = this.rest.as_mut().is_some_and(|rest| rest.as_mut().poll(context).is_ready());
-        if !over {
-            return Poll::Pending;
-        }
-        (*this.lease, *this.rest) = (None, None);
-        Poll::Ready(Some(Err("the time for the whole exchange is over".into())))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

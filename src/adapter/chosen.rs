@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::adapter::http::Taken;
+use super::http::Taken;
 use crate::decision::{Decision, Forwarded, Outcome};
 use crate::plan::{Cluster, Endpoint, Forward, Plan, Retry, Route};
 use crate::roll::Roll;
@@ -22,7 +22,7 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    pub(super) fn of(plan: &Plan, decision: &Decision<'_>, roll: &Roll) -> Option<Self> {
+    pub(crate) fn of(plan: &Plan, decision: &Decision<'_>, roll: &Roll) -> Option<Self> {
         let (Outcome::Forward(to) | Outcome::Connect(to)) = &decision.outcome else { return None };
         let cluster = |at: u32| plan.clusters.get(at as usize).map(Arc::clone);
         Some(Chosen {

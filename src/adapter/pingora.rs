@@ -1,0 +1,405 @@
+//! The hooks of a [Pingora](https://docs.rs/pingora-proxy) proxy ask the router.
+//!
+//! [`Routed`] is a whole `ProxyHttp`: it asks once per request, answers what ends here, picks an endpoint for each try
+//! under the DestinationRule, rewrites request and response, and has Pingora try again where the route says so. Headers
+//! are read where Pingora keeps them. Whoever has a `ProxyHttp` already calls its methods of the same names from there.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use meshroute::adapter::pingora::Routed;
+//! use meshroute::{Live, Plan, Router};
+//! use pingora_core::server::configuration::ServerConf;
+//!
+//! let live = Arc::new(Live::new(Router::compile(Plan::default())?));
+//! let begin = std::time::Instant::now();
+//! let routed = Routed::new(live, 5000, (move || begin.elapsed(), tokio::time::sleep));
+//! let mut service = pingora_proxy::http_proxy_service(&Arc::new(ServerConf::default()), routed);
+//! service.add_tcp("127.0.0.1:0");
+//! # Ok::<(), meshroute::PlanError>(())
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::header::HOST;
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use super::chosen::Chosen;
+use super::crew::{Clock, Crew, Lease};
+use super::http::{Change, answer, authority, is_grpc_type, made_here};
+use crate::balance::key::{Keyed, hash};
+use crate::balance::{Ended, Failure, HostId, Tried, Tries, Verdict};
+use crate::decision::Outcome;
+use crate::live::Live;
+use crate::plan::EditHeaders;
+use crate::request::{Connection, Request};
+use crate::roll::{Purpose, Roll};
+
+/// A name or value that HTTP does not allow is passed over.
+impl EditHeaders for RequestHeader {
+    fn read(&self, name: &str, with: &mut dyn FnMut(&str)) {
+        self.headers.read(name, with);
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.remove_header(name);
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        let _ = self.insert_header(name.to_string(), value);
+    }
+
+    fn append(&mut self, name: &str, value: &str) {
+        let _ = self.append_header(name.to_string(), value);
+    }
+}
+
+/// A name or value that HTTP does not allow is passed over.
+impl EditHeaders for ResponseHeader {
+    fn read(&self, name: &str, with: &mut dyn FnMut(&str)) {
+        self.headers.read(name, with);
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.remove_header(name);
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        let _ = self.insert_header(name.to_string(), value);
+    }
+
+    fn append(&mut self, name: &str, value: &str) {
+        let _ = self.append_header(name.to_string(), value);
+    }
+}
+
+/// The question that a request asks, for the port that was dialled. Borrows all of it.
+pub fn request(header: &RequestHeader, port: u16) -> Request<'_> {
+    let path = header.uri.path_and_query().map_or(&b""[..], |path| path.as_str().as_bytes());
+    // What is no UTF-8 was replaced in the URI, but an absolute target is whole only there.
+    let path = if header.raw_path_is_utf8() { path } else { header.raw_path() };
+    Request::new(header.method.as_str(), authority(&header.uri, &header.headers), path)
+        .scheme(header.uri.scheme_str().unwrap_or(""))
+        .headers(&header.headers)
+        .port(port)
+}
+
+/// A proxy that goes where the router says.
+#[derive(Debug)]
+pub struct Routed<K, R = fn() -> Roll> {
+    live: Arc<Live>,
+    port: u16,
+    roll: R,
+    crew: Arc<Crew<K>>,
+}
+
+impl<K: Clock> Routed<K> {
+    /// Takes every request as one to this port, without address or TLS.
+    pub fn new(live: Arc<Live>, port: u16, clock: K) -> Self {
+        Routed { live, port, roll: Roll::random, crew: Arc::new(Crew::new(clock)) }
+    }
+}
+
+impl<K: Clock, R: Fn() -> Roll> Routed<K, R> {
+    /// With these dice: called once per request.
+    pub fn rolls<F: Fn() -> Roll>(self, roll: F) -> Routed<K, F> {
+        let Routed { live, port, crew, .. } = self;
+        Routed { live, port, roll, crew }
+    }
+
+    /// Asks, and keeps in `trip` what is to be done. Hands back the response of a request that ends here.
+    ///
+    /// `request_filter` calls it with the port alone. Who knows more of the connection asks first, from a `request_filter`
+    /// of his own.
+    pub fn ask(
+        &self,
+        header: &RequestHeader,
+        connection: &Connection<'_>,
+        trip: &mut Trip<K>,
+    ) -> Option<::http::Response<Vec<u8>>> {
+        let mut asked = request(header, connection.port).address(connection.address);
+        asked.tls = connection.tls;
+        let (router, roll) = (self.live.load(), (self.roll)());
+        let decision = router.decide(&asked, &roll);
+        trip.grpc = is_grpc_type(&header.headers);
+        if let Some(response) = answer(&decision, &asked) {
+            return Some(response);
+        }
+        let Ok(change) = Change::of(&decision, &asked) else { return Some(made_here(500, "", trip.grpc)) };
+        let goes_on = matches!(decision.outcome, Outcome::Forward(_) | Outcome::Connect(_));
+        if matches!(decision.outcome, Outcome::Passthrough) {
+            trip.dialled = connection.address.map(|address| SocketAddr::new(address, connection.port));
+        }
+        // Where nobody knows what was dialled, there is nowhere to go; nor can a request be left unanswered.
+        if !goes_on && trip.dialled.is_none() {
+            return Some(made_here(502, "", trip.grpc));
+        }
+        (trip.change, trip.chosen) = (change, Chosen::of(router.plan(), &decision, &roll));
+        trip.hash = trip.chosen.as_ref().and_then(|chosen| {
+            let key = chosen.forward()?.hash.as_ref()?;
+            hash(key, &Keyed { headers: &header.headers, path: asked.path, source: None })
+        });
+        None
+    }
+
+    /// Carries out on the request what the route says of it.
+    ///
+    /// # Errors
+    /// The new path or authority is none.
+    pub fn rewrite(&self, upstream: &mut RequestHeader, trip: &Trip<K>) -> Result<()> {
+        let (path, authority) = trip.change.target();
+        if let Some(path) = path {
+            upstream.set_raw_path(path.as_str().as_bytes())?;
+        }
+        if let Some(authority) = authority {
+            upstream.insert_header(HOST, authority.as_str())?;
+        }
+        trip.change.edit_request(upstream);
+        Ok(())
+    }
+
+    /// Carries out on the response what the route says of it.
+    pub fn edit(&self, response: &mut ResponseHeader, trip: &Trip<K>) {
+        trip.change.edit_response(response);
+    }
+
+    /// What follows from a try that failed: whether Pingora makes another.
+    fn judge(&self, trip: &mut Trip<K>, tried: Tried) -> bool {
+        let over = trip.left(&self.crew.clock) == Some(Duration::ZERO);
+        let verdict = trip.judge(tried);
+        let Verdict::Again(pause) = verdict else { return false };
+        trip.pause = pause;
+        !over
+    }
+}
+
+/// One request on its way: Pingora's `CTX`.
+#[derive(Debug)]
+pub struct Trip<K: Clock> {
+    chosen: Option<Chosen>,
+    change: Change,
+    /// Where a request goes that nobody claims.
+    dialled: Option<SocketAddr>,
+    lease: Option<Lease<K>>,
+    hash: Option<u64>,
+    deadline: Option<Duration>,
+    before: Vec<HostId>,
+    /// How each try ended. A policy's tries are counted again from the first: there are few.
+    tried: Vec<Tried>,
+    pause: Duration,
+    failure: Failure,
+    grpc: bool,
+}
+
+impl<K: Clock> Trip<K> {
+    fn new() -> Self {
+        Trip {
+            chosen: None,
+            dialled: None,
+            change: Change::default(),
+            lease: None,
+            hash: None,
+            deadline: None,
+            before: Vec::new(),
+            tried: Vec::new(),
+            pause: Duration::ZERO,
+            failure: Failure::Reset,
+            grpc: false,
+        }
+    }
+
+    /// Where the request goes, and how; `None` before it was asked about, and for one that ends here.
+    pub fn chosen(&self) -> Option<&Chosen> {
+        self.chosen.as_ref()
+    }
+
+    fn left(&self, clock: &K) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_sub(clock.now()))
+    }
+
+    fn judge(&mut self, tried: Tried) -> Verdict {
+        self.tried.push(tried);
+        let Some(chosen) = &self.chosen else { return Verdict::Done };
+        let Some(retry) = chosen.retry() else { return Verdict::Done };
+        let (mut tries, mut draw) = (Tries::new(retry), chosen.roll().draw(Purpose::Endpoint));
+        let judged = self.tried.iter().map(|tried| {
+            draw = Roll::seeded(draw).draw(Purpose::Endpoint);
+            tries.judge(*tried, draw)
+        });
+        judged.last().unwrap_or(Verdict::Done)
+    }
+}
+
+#[async_trait]
+impl<K, R> ProxyHttp for Routed<K, R>
+where
+    K: Clock<Sleep: Send> + Send + Sync + 'static,
+    R: Fn() -> Roll + Send + Sync,
+{
+    type CTX = Trip<K>;
+
+    fn new_ctx(&self) -> Trip<K> {
+        Trip::new()
+    }
+
+    async fn request_filter(&self, session: &mut Session, trip: &mut Trip<K>) -> Result<bool> {
+        if let Some(response) = self.ask(session.req_header(), &Connection::new(self.port), trip) {
+            respond(session, response).await?;
+            return Ok(true);
+        }
+        let clock = &self.crew.clock;
+        if let Some(delay) = trip.chosen().and_then(Chosen::delay) {
+            clock.sleep(delay).await;
+        }
+        trip.deadline = trip.chosen().and_then(Chosen::timeout).map(|timeout| clock.now().saturating_add(timeout));
+        Ok(false)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, trip: &mut Trip<K>) -> Result<Box<HttpPeer>> {
+        let clock = &self.crew.clock;
+        let pause = std::mem::take(&mut trip.pause);
+        if !pause.is_zero() {
+            clock.sleep(pause).await;
+        }
+        let left = trip.left(clock);
+        if left == Some(Duration::ZERO) {
+            trip.failure = Failure::TimedOut;
+            return Err(Error::new(ErrorType::HTTPStatus(504)));
+        }
+        if let Some(dialled) = trip.dialled {
+            return Ok(Box::new(HttpPeer::new(dialled, false, String::new())));
+        }
+        let Some(chosen) = &trip.chosen else { return Err(Error::new(ErrorType::InternalError)) };
+        let Some((endpoint, lease)) = self.crew.pick(chosen, trip.hash, &trip.before) else {
+            trip.failure = Failure::Overflow;
+            return Err(Error::new(ErrorType::HTTPStatus(503)));
+        };
+        let retry = chosen.retry();
+        if retry.is_some_and(|retry| retry.ignore_previous_hosts) {
+            trip.before.push(lease.host);
+        }
+        let Some(address) = endpoint.socket() else {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "the endpoint is a name"));
+        };
+        let mut peer = HttpPeer::new(address, false, String::new());
+        peer.options.connection_timeout = Some(chosen.cluster().policy.connect_timeout);
+        peer.options.read_timeout = left.into_iter().chain(retry.and_then(|retry| retry.per_try_timeout)).min();
+        trip.lease = Some(lease);
+        Ok(Box::new(peer))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        upstream: &mut RequestHeader,
+        trip: &mut Trip<K>,
+    ) -> Result<()> {
+        self.rewrite(upstream, trip)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        trip: &mut Trip<K>,
+    ) -> Result<()> {
+        let status = response.status.as_u16();
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        if let Some(lease) = &mut trip.lease {
+            lease.ended = Ended::Answered(status);
+        }
+        let number = |name| response.headers.get(name).and_then(|value| value.to_str().ok()?.parse().ok());
+        let rate_limited = response.headers.contains_key("x-envoy-ratelimited");
+        let tried = Tried::Answered { status, grpc: number("grpc-status"), rate_limited };
+        let repeatable = !session.as_downstream().retry_buffer_truncated();
+        if repeatable && self.judge(trip, tried) {
+            let mut again = Error::new_up(ErrorType::HTTPStatus(status));
+            again.set_retry(true);
+            return Err(again);
+        }
+        Ok(())
+    }
+
+    async fn response_filter(&self, _: &mut Session, response: &mut ResponseHeader, trip: &mut Trip<K>) -> Result<()> {
+        self.edit(response, trip);
+        Ok(())
+    }
+
+    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, trip: &mut Trip<K>, mut error: Box<Error>) -> Box<Error> {
+        if let Some(mut lease) = trip.lease.take() {
+            lease.ended = Ended::Lost;
+        }
+        trip.failure = Failure::Connect;
+        error.set_retry(self.judge(trip, Tried::Failed(Failure::Connect)));
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        trip: &mut Trip<K>,
+        _: bool,
+    ) -> Box<Error> {
+        let lease = trip.lease.take();
+        // Another try that a response asked for was judged already.
+        if matches!(error.etype(), ErrorType::HTTPStatus(_)) {
+            return error;
+        }
+        let timed_out = matches!(error.etype(), ErrorType::ReadTimedout);
+        trip.failure = if timed_out { Failure::TimedOut } else { Failure::Reset };
+        let theirs = *error.esource() == ErrorSource::Upstream;
+        if let (Some(mut lease), true) = (lease, theirs) {
+            lease.ended = if timed_out { Ended::TimedOut } else { Ended::Lost };
+        }
+        let repeatable = session.response_written().is_none() && !session.as_downstream().retry_buffer_truncated();
+        error.set_retry(theirs && repeatable && self.judge(trip, Tried::Failed(trip.failure)));
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, trip: &mut Trip<K>) -> FailToProxy {
+        let dead = *error.esource() == ErrorSource::Downstream || session.response_written().is_some();
+        if dead {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        let (status, text) = refusal(trip.failure);
+        let mut response = made_here(status, text, trip.grpc);
+        trip.change.response(response.headers_mut());
+        let _ = respond(session, response).await;
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+}
+
+/// Envoy's answer when no answer came. `Overflow` stands for a cluster none of whose endpoints takes requests.
+fn refusal(failure: Failure) -> (u16, &'static str) {
+    match failure {
+        Failure::TimedOut => (504, "upstream request timeout"),
+        Failure::Overflow => (503, "no healthy upstream"),
+        Failure::Connect => {
+            (503, "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure")
+        }
+        _ => (503, "upstream connect error or disconnect/reset before headers. reset reason: connection termination"),
+    }
+}
+
+async fn respond(session: &mut Session, response: ::http::Response<Vec<u8>>) -> Result<()> {
+    let (parts, body) = response.into_parts();
+    let mut header = ResponseHeader::build(parts.status, Some(parts.headers.len()))?;
+    for (name, value) in &parts.headers {
+        header.append_header(name, value)?;
+    }
+    session.write_response_header(Box::new(header), body.is_empty()).await?;
+    if !body.is_empty() {
+        session.write_response_body(Some(Bytes::from(body)), true).await?;
+    }
+    Ok(())
+}
