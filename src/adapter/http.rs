@@ -95,10 +95,14 @@ pub fn request<B>(request: &::http::Request<B>, port: u16) -> Request<'_> {
 
 pub(crate) fn authority<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> &'r str {
     match uri.authority().map(Authority::as_str) {
-        // Who the user claims to be is no part of where the request goes.
-        Some(named) => named.rsplit_once('@').map_or(named, |(_, host)| host),
+        Some(named) => without_user(named),
         None => headers.get(HOST).and_then(|host| std::str::from_utf8(host.as_bytes()).ok()).unwrap_or_default(),
     }
+}
+
+/// Who the user claims to be is no part of where the request goes.
+pub(crate) fn without_user(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 /// The response for a request that ends here: a redirect, a direct response, a preflight or a refusal, with the edits of

@@ -27,12 +27,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::authority::{RawTargetAuthority, raw_target_authority};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::chosen::Chosen;
 use super::crew::{Clock, Crew, Lease};
-use super::http::{Change, answer, authority, is_grpc_type, made_here};
+use super::http::{Change, answer, authority, is_grpc_type, made_here, without_user};
 use crate::balance::key::{Keyed, hash};
 use crate::balance::{Ended, Failure, HostId, Tried, Tries, Verdict};
 use crate::decision::Outcome;
@@ -80,14 +81,39 @@ impl EditHeaders for ResponseHeader {
 }
 
 /// The question that a request asks, for the port that was dialled. Borrows all of it.
+///
+/// Of an absolute target, scheme and authority are taken from there, whatever `Host` says (RFC 9112, section 3.2.2); Pingora
+/// itself refuses requests in which the two differ.
 pub fn request(header: &RequestHeader, port: u16) -> Request<'_> {
-    let path = header.uri.path_and_query().map_or(&b""[..], |path| path.as_str().as_bytes());
-    // What is no UTF-8 was replaced in the URI, but an absolute target is whole only there.
-    let path = if header.raw_path_is_utf8() { path } else { header.raw_path() };
-    Request::new(header.method.as_str(), authority(&header.uri, &header.headers), path)
-        .scheme(header.uri.scheme_str().unwrap_or(""))
-        .headers(&header.headers)
-        .port(port)
+    let (method, raw) = (header.method.as_str(), header.raw_path());
+    let shown = header.uri.path_and_query().map_or(&b""[..], |path| path.as_str().as_bytes());
+    let asked = match raw_target_authority(raw) {
+        // Pingora keeps them out of the URI.
+        RawTargetAuthority::Absolute { scheme, authority, path_and_query } => {
+            let path = if path_and_query.starts_with(b"/") { path_and_query } else { shown };
+            Request::new(method, without_user(text(authority)), path).scheme(text(scheme))
+        }
+        // What is no UTF-8 was replaced in the URI.
+        _ => {
+            let path = if header.raw_path_is_utf8() { shown } else { raw };
+            let scheme = header.uri.scheme_str().unwrap_or_default();
+            Request::new(method, authority(&header.uri, &header.headers), path).scheme(scheme)
+        }
+    };
+    asked.headers(&header.headers).port(port)
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Endpoints get the origin form, and in `host` what an absolute target said.
+fn to_origin_form(header: &mut RequestHeader) -> Result<()> {
+    let RawTargetAuthority::Absolute { .. } = raw_target_authority(header.raw_path()) else { return Ok(()) };
+    let asked = request(header, 0);
+    let (host, path) = (asked.authority.to_string(), asked.path.to_vec());
+    header.insert_header(HOST, host)?;
+    header.set_raw_path(&path)
 }
 
 /// A proxy that goes where the router says.
@@ -153,6 +179,7 @@ impl<K: Clock, R: Fn() -> Roll> Routed<K, R> {
     /// # Errors
     /// The new path or authority is none.
     pub fn rewrite(&self, upstream: &mut RequestHeader, trip: &Trip<K>) -> Result<()> {
+        to_origin_form(upstream)?;
         let (path, authority) = trip.change.target();
         if let Some(path) = path {
             upstream.set_raw_path(path.as_str().as_bytes())?;
