@@ -16,6 +16,8 @@ pub mod http;
 pub mod pingora;
 #[cfg(feature = "tls")]
 pub mod proxy_protocol;
+#[cfg(any(feature = "pingora", feature = "tower"))]
+mod sticky;
 #[cfg(feature = "tls")]
 pub mod tls;
 #[cfg(feature = "tower")]

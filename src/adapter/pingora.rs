@@ -18,13 +18,15 @@
 //! # Ok::<(), meshroute::PlanError>(())
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::header::HOST;
+use ::http::HeaderValue;
+use ::http::header::{HOST, SET_COOKIE};
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::protocols::SocketDigest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::authority::{RawTargetAuthority, raw_target_authority};
@@ -34,12 +36,12 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use super::chosen::Chosen;
 use super::crew::{Clock, Crew, Lease};
 use super::http::{Change, answer, authority, is_grpc_type, made_here, without_user};
-use crate::balance::key::{Keyed, hash};
+use super::sticky::stickiness;
 use crate::balance::{Ended, Failure, HostId, Tried, Tries, Verdict};
 use crate::decision::Outcome;
 use crate::live::Live;
-use crate::plan::EditHeaders;
-use crate::request::{Connection, Request};
+use crate::plan::{Cluster, EditHeaders, LoadBalancer};
+use crate::request::{Connection, Request, TlsHello};
 use crate::roll::{Purpose, Roll};
 
 /// A name or value that HTTP does not allow is passed over.
@@ -116,62 +118,147 @@ fn to_origin_form(header: &mut RequestHeader) -> Result<()> {
     header.set_raw_path(&path)
 }
 
+/// What a request's connection is known to be.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Arrival<'a> {
+    /// Where it was going, and its hello.
+    pub connection: Connection<'a>,
+    /// The client's address, for clients that stick by it.
+    pub source: Option<IpAddr>,
+}
+
+impl<'a> Arrival<'a> {
+    /// A client on this connection, and nobody knows where.
+    pub fn new(connection: Connection<'a>) -> Self {
+        Arrival { connection, source: None }
+    }
+
+    /// From this address.
+    pub fn source(mut self, source: impl Into<Option<IpAddr>>) -> Self {
+        self.source = source.into();
+        self
+    }
+}
+
+/// The name that a TLS client asked for. Pingora does not keep it: where routing looks at it, a listener's
+/// `TlsAccept::handshake_complete_callback` does, by returning this.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ServerName(pub Option<String>);
+
+/// What becomes of a request.
+#[derive(Debug)]
+#[must_use]
+pub enum Next {
+    /// It goes on; the trip knows where to.
+    Forward,
+    /// It is answered with this.
+    Answer(::http::Response<Vec<u8>>),
+    /// Its connection is closed without an answer.
+    Close,
+}
+
 /// A proxy that goes where the router says.
 #[derive(Debug)]
 pub struct Routed<K, R = fn() -> Roll> {
     live: Arc<Live>,
     port: u16,
+    redirected: bool,
     roll: R,
     crew: Arc<Crew<K>>,
 }
 
 impl<K: Clock> Routed<K> {
-    /// Takes every request as one to this port, without address or TLS.
+    /// Takes every request as one to this port, at an address that no resource mentions.
     pub fn new(live: Arc<Live>, port: u16, clock: K) -> Self {
-        Routed { live, port, roll: Roll::random, crew: Arc::new(Crew::new(clock)) }
+        Routed { live, port, redirected: false, roll: Roll::random, crew: Arc::new(Crew::new(clock)) }
     }
 }
 
 impl<K: Clock, R: Fn() -> Roll> Routed<K, R> {
     /// With these dice: called once per request.
     pub fn rolls<F: Fn() -> Roll>(self, roll: F) -> Routed<K, F> {
-        let Routed { live, port, crew, .. } = self;
-        Routed { live, port, roll, crew }
+        let Routed { live, port, redirected, crew, .. } = self;
+        Routed { live, port, redirected, roll, crew }
     }
 
-    /// Asks, and keeps in `trip` what is to be done. Hands back the response of a request that ends here.
+    /// For connections that Linux redirected to the proxy (`iptables -t nat ... -j REDIRECT`), as a sidecar's are: what
+    /// was dialled is asked for, and requests that nobody claims go there. A connection that was not redirected stays one
+    /// to the port.
     ///
-    /// `request_filter` calls it with the port alone. Who knows more of the connection asks first, from a `request_filter`
-    /// of his own.
-    pub fn ask(
-        &self,
-        header: &RequestHeader,
-        connection: &Connection<'_>,
-        trip: &mut Trip<K>,
-    ) -> Option<::http::Response<Vec<u8>>> {
+    /// Source: `SO_ORIGINAL_DST`, by way of Pingora's `SocketDigest::original_dst`; Envoy's `use_original_dst`.
+    pub fn redirected(mut self) -> Self {
+        self.redirected = true;
+        self
+    }
+
+    /// What the session says of the connection.
+    pub fn arrival<'s>(&self, session: &'s Session) -> Arrival<'s> {
+        let Some(digest) = session.as_downstream().digest() else { return Arrival::new(Connection::new(self.port)) };
+        let socket = digest.socket_digest.as_deref();
+        let source = socket.and_then(|socket| inet(socket.peer_addr()));
+        let mut connection = match socket.filter(|_| self.redirected).and_then(dialled) {
+            Some(dialled) => Connection::new(dialled.port()).address(dialled.ip()),
+            None => Connection::new(self.port),
+        };
+        connection.tls = digest
+            .ssl_digest
+            .as_deref()
+            .map(|tls| TlsHello { sni: tls.extension.get::<ServerName>().and_then(|name| name.0.as_deref()) });
+        Arrival::new(connection).source(source.map(|source| source.ip()))
+    }
+
+    /// Does what `request_filter` must do once it was asked. `true`: the request was answered.
+    ///
+    /// # Errors
+    /// The client is gone, or the connection is to be closed without an answer, which `fail_to_proxy` sees to.
+    pub async fn begin(&self, session: &mut Session, next: Next, trip: &mut Trip<K>) -> Result<bool> {
+        match next {
+            Next::Forward => {}
+            Next::Answer(response) => {
+                respond(session, response).await?;
+                return Ok(true);
+            }
+            Next::Close => {
+                trip.closed = true;
+                return Error::e_explain(ErrorType::ConnectionClosed, "the route says so");
+            }
+        }
+        let clock = &self.crew.clock;
+        if let Some(delay) = trip.chosen().and_then(Chosen::delay) {
+            clock.sleep(delay).await;
+        }
+        trip.deadline = trip.chosen().and_then(Chosen::timeout).map(|timeout| clock.now().saturating_add(timeout));
+        Ok(false)
+    }
+
+    /// Asks, and keeps in `trip` what is to be done. Needs no session. `request_filter` does it with what the session says of
+    /// the connection; who knows more asks, and then has it done by [`begin`](Self::begin).
+    pub fn ask(&self, header: &RequestHeader, arrival: &Arrival<'_>, trip: &mut Trip<K>) -> Next {
+        let connection = &arrival.connection;
         let mut asked = request(header, connection.port).address(connection.address);
         asked.tls = connection.tls;
         let (router, roll) = (self.live.load(), (self.roll)());
         let decision = router.decide(&asked, &roll);
         trip.grpc = is_grpc_type(&header.headers);
         if let Some(response) = answer(&decision, &asked) {
-            return Some(response);
+            return Next::Answer(response);
         }
-        let Ok(change) = Change::of(&decision, &asked) else { return Some(made_here(500, "", trip.grpc)) };
-        let goes_on = matches!(decision.outcome, Outcome::Forward(_) | Outcome::Connect(_));
-        if matches!(decision.outcome, Outcome::Passthrough) {
-            trip.dialled = connection.address.map(|address| SocketAddr::new(address, connection.port));
+        if matches!(decision.outcome, Outcome::Blackhole | Outcome::Reset) {
+            return Next::Close;
         }
-        // Where nobody knows what was dialled, there is nowhere to go; nor can a request be left unanswered.
-        if !goes_on && trip.dialled.is_none() {
-            return Some(made_here(502, "", trip.grpc));
+        let Ok(change) = Change::of(&decision, &asked) else { return Next::Answer(made_here(500, "", trip.grpc)) };
+        let chosen = Chosen::of(router.plan(), &decision, &roll);
+        if chosen.as_ref().is_none_or(|chosen| goes_where_dialled(chosen.cluster())) {
+            // Where nobody knows what was dialled, there is nowhere to go.
+            let Some(address) = connection.address else { return Next::Answer(made_here(502, "", trip.grpc)) };
+            trip.dialled = Some(SocketAddr::new(address, connection.port));
         }
-        (trip.change, trip.chosen) = (change, Chosen::of(router.plan(), &decision, &roll));
-        trip.hash = trip.chosen.as_ref().and_then(|chosen| {
-            let key = chosen.forward()?.hash.as_ref()?;
-            hash(key, &Keyed { headers: &header.headers, path: asked.path, source: None })
-        });
-        None
+        if let Some(chosen) = &chosen {
+            (trip.hash, trip.cookie) = stickiness(chosen, &header.headers, asked.path, arrival.source);
+        }
+        (trip.change, trip.chosen) = (change, chosen);
+        Next::Forward
     }
 
     /// Carries out on the request what the route says of it.
@@ -193,7 +280,29 @@ impl<K: Clock, R: Fn() -> Roll> Routed<K, R> {
 
     /// Carries out on the response what the route says of it.
     pub fn edit(&self, response: &mut ResponseHeader, trip: &Trip<K>) {
+        if let Some(cookie) = &trip.cookie {
+            let _ = response.append_header(SET_COOKIE, cookie);
+        }
         trip.change.edit_response(response);
+    }
+
+    /// Where the next try goes.
+    fn address(&self, trip: &mut Trip<K>) -> Result<SocketAddr> {
+        if let Some(dialled) = trip.dialled {
+            return Ok(dialled);
+        }
+        let Some(chosen) = &trip.chosen else { return Err(Error::new(ErrorType::InternalError)) };
+        let Some((endpoint, lease)) = self.crew.pick(chosen, trip.hash, &trip.before) else {
+            trip.failure = Failure::Overflow;
+            // A listener that does not look into what it passes on has no words of its own.
+            trip.closed = chosen.route().is_none();
+            return Err(Error::new(ErrorType::HTTPStatus(503)));
+        };
+        if chosen.retry().is_some_and(|retry| retry.ignore_previous_hosts) {
+            trip.before.push(lease.host);
+        }
+        trip.lease = Some(lease);
+        endpoint.socket().ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "the endpoint is a name"))
     }
 
     /// What follows from a try that failed: whether Pingora makes another.
@@ -211,10 +320,15 @@ impl<K: Clock, R: Fn() -> Roll> Routed<K, R> {
 pub struct Trip<K: Clock> {
     chosen: Option<Chosen>,
     change: Change,
-    /// Where a request goes that nobody claims.
+    /// Where a request goes that nobody claims, or whose service has no endpoints of its own.
     dialled: Option<SocketAddr>,
+    /// Without an answer.
+    closed: bool,
     lease: Option<Lease<K>>,
+    /// What it sticks by.
     hash: Option<u64>,
+    /// What its client gets to stick by next time.
+    cookie: Option<HeaderValue>,
     deadline: Option<Duration>,
     before: Vec<HostId>,
     /// How each try ended. A policy's tries are counted again from the first: there are few.
@@ -229,9 +343,11 @@ impl<K: Clock> Trip<K> {
         Trip {
             chosen: None,
             dialled: None,
+            closed: false,
             change: Change::default(),
             lease: None,
             hash: None,
+            cookie: None,
             deadline: None,
             before: Vec::new(),
             tried: Vec::new(),
@@ -276,16 +392,8 @@ where
     }
 
     async fn request_filter(&self, session: &mut Session, trip: &mut Trip<K>) -> Result<bool> {
-        if let Some(response) = self.ask(session.req_header(), &Connection::new(self.port), trip) {
-            respond(session, response).await?;
-            return Ok(true);
-        }
-        let clock = &self.crew.clock;
-        if let Some(delay) = trip.chosen().and_then(Chosen::delay) {
-            clock.sleep(delay).await;
-        }
-        trip.deadline = trip.chosen().and_then(Chosen::timeout).map(|timeout| clock.now().saturating_add(timeout));
-        Ok(false)
+        let next = self.ask(session.req_header(), &self.arrival(session), trip);
+        self.begin(session, next, trip).await
     }
 
     async fn upstream_peer(&self, _: &mut Session, trip: &mut Trip<K>) -> Result<Box<HttpPeer>> {
@@ -299,25 +407,12 @@ where
             trip.failure = Failure::TimedOut;
             return Err(Error::new(ErrorType::HTTPStatus(504)));
         }
-        if let Some(dialled) = trip.dialled {
-            return Ok(Box::new(HttpPeer::new(dialled, false, String::new())));
+        let mut peer = HttpPeer::new(self.address(trip)?, false, String::new());
+        if let Some(chosen) = &trip.chosen {
+            let per_try = chosen.retry().and_then(|retry| retry.per_try_timeout);
+            peer.options.connection_timeout = Some(chosen.cluster().policy.connect_timeout);
+            peer.options.read_timeout = left.into_iter().chain(per_try).min();
         }
-        let Some(chosen) = &trip.chosen else { return Err(Error::new(ErrorType::InternalError)) };
-        let Some((endpoint, lease)) = self.crew.pick(chosen, trip.hash, &trip.before) else {
-            trip.failure = Failure::Overflow;
-            return Err(Error::new(ErrorType::HTTPStatus(503)));
-        };
-        let retry = chosen.retry();
-        if retry.is_some_and(|retry| retry.ignore_previous_hosts) {
-            trip.before.push(lease.host);
-        }
-        let Some(address) = endpoint.socket() else {
-            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "the endpoint is a name"));
-        };
-        let mut peer = HttpPeer::new(address, false, String::new());
-        peer.options.connection_timeout = Some(chosen.cluster().policy.connect_timeout);
-        peer.options.read_timeout = left.into_iter().chain(retry.and_then(|retry| retry.per_try_timeout)).min();
-        trip.lease = Some(lease);
         Ok(Box::new(peer))
     }
 
@@ -353,6 +448,20 @@ where
             return Err(again);
         }
         Ok(())
+    }
+
+    /// Cuts off a body that comes steadily, but too long.
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end: bool,
+        trip: &mut Trip<K>,
+    ) -> Result<Option<Duration>> {
+        if end || trip.left(&self.crew.clock) != Some(Duration::ZERO) {
+            return Ok(None);
+        }
+        Err(Error::new_up(ErrorType::ReadTimedout))
     }
 
     async fn response_filter(&self, _: &mut Session, response: &mut ResponseHeader, trip: &mut Trip<K>) -> Result<()> {
@@ -393,9 +502,13 @@ where
         error
     }
 
+    fn suppress_error_log(&self, _: &Session, trip: &Trip<K>, _: &Error) -> bool {
+        trip.closed
+    }
+
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, trip: &mut Trip<K>) -> FailToProxy {
         let dead = *error.esource() == ErrorSource::Downstream || session.response_written().is_some();
-        if dead {
+        if dead || trip.closed {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         let (status, text) = refusal(trip.failure);
@@ -404,6 +517,21 @@ where
         let _ = respond(session, response).await;
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
+}
+
+/// Whether requests go to the address that was dialled, as the service has no endpoints of its own.
+fn goes_where_dialled(cluster: &Cluster) -> bool {
+    cluster.endpoints.is_empty() && cluster.policy.load_balancer == LoadBalancer::Passthrough
+}
+
+/// Where a redirected connection was going. Of another one Linux may say the proxy's own address: that would be a loop.
+fn dialled(socket: &SocketDigest) -> Option<SocketAddr> {
+    inet(socket.original_dst()).filter(|dialled| inet(socket.local_addr()) != Some(*dialled))
+}
+
+fn inet(address: Option<&pingora_core::protocols::l4::socket::SocketAddr>) -> Option<SocketAddr> {
+    let address = address?.as_inet()?;
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 /// Envoy's answer when no answer came. `Overflow` stands for a cluster none of whose endpoints takes requests.
@@ -429,4 +557,41 @@ async fn respond(session: &mut Session, response: ::http::Response<Vec<u8>>) -> 
         session.write_response_body(Some(Bytes::from(body)), true).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+    use crate::router::Router;
+
+    #[tokio::test]
+    async fn a_body_is_cut_off_when_the_time_for_the_whole_is_over() {
+        let live = Arc::new(Live::new(Router::compile(Plan::default()).unwrap()));
+        let clock = (|| Duration::from_secs(5), |_| std::future::ready(()));
+        let routed = Routed::new(live, 80, clock);
+        let mut session = Session::new_h1(Box::new(std::io::Cursor::new(Vec::new())));
+        let mut trip = routed.new_ctx();
+        let mut comes = |deadline: Option<u64>, end| {
+            trip.deadline = deadline.map(Duration::from_secs);
+            routed.upstream_response_body_filter(&mut session, &mut None, end, &mut trip)
+        };
+        assert!(comes(None, false).is_ok() && comes(Some(6), false).is_ok() && comes(Some(5), true).is_ok());
+        let error = comes(Some(5), false).unwrap_err();
+        assert_eq!((error.etype(), error.esource()), (&ErrorType::ReadTimedout, &ErrorSource::Upstream));
+    }
+
+    #[test]
+    fn a_connection_that_was_not_redirected_is_one_to_the_port() {
+        let at = |text: &str| Some(text.parse::<SocketAddr>().unwrap().into());
+        let found = |local: &str, original| {
+            let socket = SocketDigest::from_raw_fd(-1);
+            let _ = (socket.local_addr.set(at(local)), socket.original_dst.set(original));
+            dialled(&socket).map(|address| address.to_string())
+        };
+        assert_eq!(found("127.0.0.1:15001", at("10.0.0.1:80")).as_deref(), Some("10.0.0.1:80"));
+        assert_eq!(found("127.0.0.1:15001", at("127.0.0.1:15001")), None);
+        assert_eq!(found("[::ffff:127.0.0.1]:15001", at("127.0.0.1:15001")), None);
+        assert_eq!(found("127.0.0.1:15001", None), None);
+    }
 }

@@ -1,5 +1,8 @@
 //! What a file of `tests/cases` says, and what can be seen of an answer through each window of the crate.
 
+#[cfg(feature = "pingora")]
+pub mod pingora;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -9,8 +12,6 @@ use std::sync::{Arc, Mutex};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use meshroute::adapter::http::{Change, answer, request};
-#[cfg(feature = "pingora")]
-use meshroute::adapter::pingora::Routed;
 use meshroute::adapter::tls::{Opening, opening};
 use meshroute::adapter::tower::{Chosen, RouteLayer};
 use meshroute::authorize::{Guard, MutualTls};
@@ -292,11 +293,9 @@ impl Question {
         Roll::pinned(self.roll)
     }
 
-    /// Whether Pingora cannot do what is expected: it does not know where a request goes that nobody claims, unless it is
-    /// told the address that was dialled.
     #[cfg(feature = "pingora")]
-    pub fn beyond_pingora(&self) -> bool {
-        self.expects.passthrough && self.address.is_none()
+    pub fn is_tls(&self) -> bool {
+        self.parts().is_ok_and(|asked| asked.sni.is_some())
     }
 
     pub fn sendable(&self) -> bool {
@@ -609,42 +608,6 @@ impl Seen {
         Ok(Seen::decision(Window::Tls, &decision, asked, router, roll))
     }
 
-    /// Asks through `adapter::pingora`, as its hooks do.
-    #[cfg(feature = "pingora")]
-    pub fn pingora(live: &Arc<Live>, asked: &Asked<'_>, roll: Roll) -> Result<Seen, String> {
-        use pingora_http::{RequestHeader, ResponseHeader};
-        let failed = |error: Box<pingora_core::Error>| error.to_string();
-        let mut header = RequestHeader::build(asked.method, asked.target.as_bytes(), None).map_err(failed)?;
-        header.append_header("host", asked.authority).map_err(failed)?;
-        for (name, value) in asked.headers {
-            header.append_header(name.clone(), value.as_str()).map_err(failed)?;
-        }
-        let clock = (|| std::time::Duration::ZERO, |_| std::future::ready(()));
-        let routed = Routed::new(Arc::clone(live), asked.port, clock).rolls(move || roll);
-        let mut trip = pingora_proxy::ProxyHttp::new_ctx(&routed);
-        let mut connection = Connection::new(asked.port).address(asked.address);
-        connection.tls = asked.sni.map(|sni| TlsHello { sni: Some(sni) });
-        if let Some(ended) = routed.ask(&header, &connection, &mut trip) {
-            let (parts, body) = ended.into_parts();
-            return Ok(Seen::ended(Window::Pingora, parts.status.as_u16(), &parts.headers, &body));
-        }
-        routed.rewrite(&mut header, &trip).map_err(failed)?;
-        let mut response = ResponseHeader::build(200, None).map_err(failed)?;
-        for (name, value) in asked.upstream {
-            response.append_header(name.clone(), value.as_str()).map_err(failed)?;
-        }
-        routed.edit(&mut response, &trip);
-        let host = header.headers.get("host").map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
-        let sent = Sent {
-            path: header.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-            authority: header.uri.authority().map(ToString::to_string).or(host).unwrap_or_default(),
-            headers: lines(&header.headers),
-        };
-        let end = ended_up(trip.chosen());
-        let told = trip.chosen().map(Told::from);
-        Ok(Seen { window: Window::Pingora, end, sent: Some(sent), response: lines(&response.headers), told })
-    }
-
     fn ended(window: Window, status: u16, headers: &http::HeaderMap, body: &[u8]) -> Seen {
         let location = headers.get("location").map(|location| String::from_utf8_lossy(location.as_bytes()));
         let text = location.unwrap_or_else(|| String::from_utf8_lossy(body));
@@ -828,6 +791,8 @@ impl End<'_> {
             End::Direct(text) if decided => format!("direct {text}"),
             End::Redirect(text) | End::Direct(text) => text.to_string(),
             _ if window == Window::Http => "goes on".into(),
+            #[cfg(feature = "pingora")]
+            End::Blackhole | End::Reset if window == Window::Pingora => "closed".into(),
             End::Blackhole | End::Reset if !decided => "502".into(),
             End::To(text) => format!("to {text}"),
             End::Connect(text) => format!("connect {text}"),

@@ -20,7 +20,7 @@ use super::replay::{Replay, Source};
 use crate::adapter::chosen::Chosen;
 use crate::adapter::crew::{Clock, Crew, Lease};
 use crate::adapter::http::{is_grpc_type, made_here};
-use crate::balance::key::{Keyed, fresh_cookie, hash};
+use crate::adapter::sticky::stickiness;
 use crate::balance::{Ended, Failure, HostId, Tried, Tries, Verdict};
 use crate::plan::Endpoint;
 use crate::roll::{Purpose, Roll};
@@ -202,7 +202,8 @@ struct Way<'c, K> {
 
 impl<'c, K: Clock> Way<'c, K> {
     fn new(chosen: &'c Chosen, parts: &Parts, clock: &'c K) -> Self {
-        let (hash, cookie) = stickiness(chosen, parts);
+        let path = parts.uri.path_and_query().map_or(&b"/"[..], |path| path.as_str().as_bytes());
+        let (hash, cookie) = stickiness(chosen, &parts.headers, path, None);
         Way {
             deadline: chosen.timeout().map(|timeout| clock.now().saturating_add(timeout)),
             tries: chosen.retry().map(Tries::new),
@@ -282,17 +283,6 @@ fn outcome<D>(answer: &Result<Response<D>, Failure>) -> (Tried, Ended) {
         Err(Failure::TimedOut) => (Tried::Failed(Failure::TimedOut), Ended::TimedOut),
         Err(failure) => (Tried::Failed(*failure), Ended::Lost),
     }
-}
-
-/// What the request sticks by, and the cookie that its client gets to stick by next time.
-fn stickiness(chosen: &Chosen, parts: &Parts) -> (Option<u64>, Option<HeaderValue>) {
-    let Some(key) = chosen.forward().and_then(|forward| forward.hash.as_ref()) else { return (None, None) };
-    let path = parts.uri.path_and_query().map_or(&b"/"[..], |path| path.as_str().as_bytes());
-    if let Some(hash) = hash(key, &Keyed { headers: &parts.headers, path, source: None }) {
-        return (Some(hash), None);
-    }
-    let Some((hash, cookie)) = fresh_cookie(key, chosen.roll().draw(Purpose::Endpoint)) else { return (None, None) };
-    (Some(hash), HeaderValue::try_from(cookie).ok())
 }
 
 /// The request for an endpoint.
