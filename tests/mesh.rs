@@ -217,6 +217,8 @@ fn the_tour_ends_by_itself_and_says_what_happened() {
         "of VirtualService default/no-canary-2 (override.yaml:",
         "broken.yaml:",
         "of VirtualService default/shop (shop.yaml:",
+        "---   the connection is closed",
+        "403   RBAC: access denied",
         "All processes are stopped",
     ] {
         assert!(text.contains(wanted), "`{wanted}` is missing in\n{text}");

@@ -140,7 +140,10 @@ fn every_request_is_counted_and_written_down_as_istio_does_it() {
     }
 
     let log = std::fs::read_to_string(&served.log).unwrap();
-    let lines: Vec<&str> = log.lines().filter(|line| line.starts_with('[')).collect();
+    // The sidecars of those who are asked write down what comes in.
+    let (came, lines): (Vec<&str>, Vec<&str>) =
+        log.lines().filter(|line| line.starts_with('[')).partition(|line| line.contains(" inbound|80|| "));
+    assert_eq!(came.len() as f64, 47.0 - unhealthy, "{log}");
     assert_eq!(lines.len(), 48, "{log}");
     let line = lines[0];
     assert!(line.contains("] \"GET / HTTP/1.1\" 200 - via_upstream - \"-\" 0 "), "{line}");
@@ -163,7 +166,7 @@ fn the_access_log_may_be_json() {
     get(&served.proxy, "http://nginx:5000/a?b=c", &format!("canary_id: 2\r\n{id}"));
     let line = until("the line is written", || {
         let log = std::fs::read_to_string(&served.log).unwrap();
-        log.lines().find(|line| line.contains("11111111-2222")).map(str::to_string)
+        log.lines().find(|line| line.contains("11111111-2222") && line.contains("outbound|")).map(str::to_string)
     });
     let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(
@@ -463,10 +466,21 @@ fn a_real_prometheus_reads_every_part() {
     };
     // Four sidecars, the gateway, and discovery itself.
     until("all parts are read", || (value("sum(up)") == Some(6.0)).then_some(()));
-    until("all requests are there", || (value("sum(istio_requests_total)") == Some(32.0)).then_some(()));
-    assert_eq!(value("sum(istio_requests_total{response_flags=\"UH\",response_code=\"503\"})"), Some(unhealthy as f64));
-    assert_eq!(value("sum(istio_requests_total{destination_workload=\"nginx-deployment-canary-2\"})"), Some(12.0));
-    assert_eq!(value("sum(istio_request_duration_milliseconds_count)"), Some(32.0));
+    until("all requests are there", || {
+        (value("sum(istio_requests_total{reporter=\"source\"})") == Some(32.0)).then_some(())
+    });
+    assert_eq!(
+        value("sum(istio_requests_total{reporter=\"source\",response_flags=\"UH\",response_code=\"503\"})"),
+        Some(unhealthy as f64)
+    );
+    assert_eq!(
+        value("sum(istio_requests_total{reporter=\"source\",destination_workload=\"nginx-deployment-canary-2\"})"),
+        Some(12.0)
+    );
+    assert_eq!(value("sum(istio_request_duration_milliseconds_count{reporter=\"source\"})"), Some(32.0));
+    // Whoever is asked tells of it too, and that it came encrypted.
+    let arrived = "sum(istio_requests_total{reporter=\"destination\",connection_security_policy=\"mutual_tls\"})";
+    until("what arrived is there", || (value(arrived) == Some(32.0 - unhealthy as f64)).then_some(()));
     let slow = "histogram_quantile(0.95, sum by (le) (istio_request_duration_milliseconds_bucket))";
     assert!(value(slow).is_some_and(|ms| ms > 0.0));
     assert!(value("pilot_xds_pushes") >= Some(5.0));

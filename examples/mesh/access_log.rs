@@ -111,6 +111,8 @@ fn object(record: &Record) -> Value {
         "upstream_local_address": null,
         "downstream_local_address": record.ends.map(|ends| ends.local.to_string()),
         "downstream_remote_address": record.ends.map(|ends| ends.remote.to_string()),
+        "downstream_peer_uri_san": known(&record.source_principal),
+        "upstream_peer_uri_san": known(&record.destination_principal),
         "requested_server_name": null,
         "route_name": known(&record.route),
         "reason": known(&record.reason),

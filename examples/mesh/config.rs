@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use hyper::header::HeaderValue;
 use meshroute::Router;
-use meshroute::plan::{Endpoint, Target};
+use meshroute::authorize::Guard;
+use meshroute::model::destination_rule::ClientTlsMode;
+use meshroute::plan::{Cluster, Endpoint, Target};
 
 use crate::question::Door;
-use crate::wire::Routes;
+use crate::spiffe::Name;
+use crate::transport::Way;
+use crate::wire::{Inbound, Routes};
 use crate::workload::Workload;
 
 /// A snapshot in force: what is read together is swapped together.
@@ -19,6 +24,13 @@ pub struct Config {
     pub places: BTreeMap<String, String>,
     /// Whose proxy this is.
     pub own: Arc<Workload>,
+    /// What comes to each port of its own pod.
+    pub inbound: BTreeMap<u16, Inbound>,
+    /// Who may come in.
+    pub guard: Guard,
+    /// Who this is, as the other sidecars are told it.
+    pub metadata: Option<HeaderValue>,
+    peers: BTreeMap<SocketAddr, Name>,
     underlay: BTreeMap<SocketAddr, SocketAddr>,
     workloads: BTreeMap<IpAddr, Arc<Workload>>,
 }
@@ -26,19 +38,31 @@ pub struct Config {
 impl Config {
     /// Checks what came over the wire.
     pub fn check(routes: Routes) -> Result<Self, String> {
-        if let Some(real) = routes.underlay.values().find(|real| !real.ip().is_loopback()) {
+        let inbound = routes.inbound.values().map(|inbound| &inbound.socket);
+        if let Some(real) = routes.underlay.values().chain(inbound).find(|real| !real.ip().is_loopback()) {
             return Err(format!("{real} is not on loopback"));
         }
         let router = Router::compile(routes.plan).map_err(|error| error.to_string())?;
         let workloads = routes.workloads.into_iter().map(|(ip, workload)| (ip, Arc::new(workload))).collect();
         let (underlay, places, own) = (routes.underlay, routes.places, Arc::new(routes.own));
-        Ok(Config { router, places, own, underlay, workloads })
+        let metadata = serde_json::to_string(&*own).ok().and_then(|text| HeaderValue::from_str(&text).ok());
+        let Routes { inbound, guard, peers, .. } = routes;
+        Ok(Config { router, places, own, inbound, guard, metadata, peers, underlay, workloads })
     }
 
     /// Whose pod an endpoint is.
     pub fn workload(&self, endpoint: &Endpoint) -> Arc<Workload> {
         let known = endpoint.socket().and_then(|socket| self.workloads.get(&socket.ip()));
         known.map_or_else(|| Arc::new(Workload::unknown()), Arc::clone)
+    }
+
+    /// How an endpoint of a cluster is reached: encrypted where somebody is there who takes it, unless a DestinationRule
+    /// says something of its own about TLS.
+    pub fn way(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Way> {
+        let address = endpoint.socket()?;
+        let mode = cluster.policy.tls.as_ref().map(|tls| tls.mode);
+        let peer = self.peers.get(&address).filter(|_| matches!(mode, None | Some(ClientTlsMode::IstioMutual)));
+        Some(Way { to: self.real(address)?, peer: peer.cloned() })
     }
 
     /// Where a made-up address really is. This mesh reaches nothing beyond loopback.

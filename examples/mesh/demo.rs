@@ -122,6 +122,30 @@ spec:
         - destination: {host: nginx.default.svc.cluster.local, subset: online, port: {number: 5000}}
 ";
 
+/// Nobody comes in without proving who they are.
+const STRICT: &str = "\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata:
+  name: default
+  namespace: istio-system
+spec:
+  mtls: {mode: STRICT}
+";
+
+/// Only the gateway may ask.
+const READERS: &str = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: readers
+spec:
+  selector: {matchLabels: {app: nginx}}
+  rules:
+    - from: [{source: {namespaces: [istio-system]}}]
+      to: [{operation: {methods: [GET]}}]
+";
+
 /// Runs the tour.
 pub async fn run() -> Result<(), Failure> {
     let room = Room::new()?;
@@ -172,7 +196,8 @@ impl Tour {
         self.outside().await?;
         self.later_rule().await?;
         self.broken_edit().await?;
-        self.gateway().await
+        self.gateway().await?;
+        self.who_is_who().await
     }
 
     async fn welcome(&mut self, started: Instant) -> Result<(), Failure> {
@@ -282,6 +307,30 @@ impl Tour {
             let answer = client::get(door, path, &[("host", host)]).await?;
             self.answered(&answer);
         }
+        Ok(())
+    }
+
+    async fn who_is_who(&mut self) -> Result<(), Failure> {
+        self.paper.heading("8. Who is who");
+        self.paper.prose(
+            "All of the above went over mutual TLS from sidecar to sidecar: each proves who it is with a certificate that \
+             discovery signs for an hour. A caller outside the mesh has none. It was taken so far; now it is not.",
+        );
+        self.write("strict.yaml", STRICT, "mutual TLS for all").await?;
+        let service = self.mesh.socket("kubeproxy", "default/nginx:5000").await?;
+        self.paper.gap();
+        self.paper.command(&format!("curl -s {service}"));
+        match client::get(service, "/", &[]).await {
+            Ok(answer) => self.answered(&answer),
+            Err(_) => self.paper.outcome(false, "---", "the connection is closed"),
+        }
+        self.show(None).await?;
+        self.write("readers.yaml", READERS, "only the gateway may ask nginx").await?;
+        self.show(None).await?;
+        let door = self.mesh.socket("gateway", "80").await?;
+        self.paper.gap();
+        self.paper.command(&format!("curl -s {door}/ -H \"Host: shop.example.com\""));
+        self.answered(&client::get(door, "/", &[("host", "shop.example.com")]).await?);
         Ok(())
     }
 

@@ -18,10 +18,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::args::Args;
+use crate::ca::Authority;
 use crate::history::History;
 use crate::pilot::Pilot;
 use crate::scene::Scene;
-use crate::wire::{self, Hello, MAX_SHORT_LINE, Part, Push, Reply};
+use crate::wire::{self, Claim, Hello, MAX_SHORT_LINE, Opened, Part, Push, Reply, Roster, Signed, Signing};
 use crate::world::{Subscriber, World};
 use crate::{Failure, dashboard, history, session, status};
 
@@ -30,12 +31,22 @@ const LOOK: Duration = Duration::from_millis(150);
 /// How long a subscriber may take to say hello, or to take a message off the wire.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a token that is not known is given.
+const COURTESY: Duration = Duration::from_secs(1);
+/// How long a certificate is good for, unless the one who starts discovery says otherwise.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
 /// What all tasks share.
 pub struct Shared {
     world: Mutex<World>,
     history: Mutex<History>,
     pilot: Mutex<Pilot>,
     scene: Mutex<Arc<Scene>>,
+    authority: Mutex<Authority>,
+    /// Who may be what, as the parent says.
+    roster: watch::Receiver<Roster>,
+    /// Where parts subscribe, and are signed.
+    pub api: SocketAddr,
     /// Where the page is.
     pub page: SocketAddr,
     /// Says that something has changed.
@@ -69,14 +80,18 @@ impl Shared {
 /// Runs discovery on `--dir`. `--state` is where it keeps, for its next life, what was applied in which order.
 pub async fn run(args: &Args) -> Result<(), Failure> {
     let (folder, state) = (PathBuf::from(args.one("dir")?), PathBuf::from(args.one("state")?));
-    let _parent = session::parent();
+    let authority = open_authority(args, &state)?;
+    let roster = session::roster();
     let (api, api_address) = wire::bind(args.port_of("api")).await?;
     let (page, page_address) = wire::bind(args.port_of("status")).await?;
     let shared = Arc::new(Shared {
-        world: Mutex::new(World::new(&folder, remembered(&state))),
+        world: Mutex::new(World::new(&folder, remembered(&state), authority.bundle())),
         history: Mutex::new(History::new()),
         pilot: Mutex::new(Pilot::new()),
         scene: Mutex::default(),
+        authority: Mutex::new(authority),
+        roster,
+        api: api_address,
         page: page_address,
         changed: watch::Sender::new(()),
     });
@@ -85,6 +100,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     tokio::spawn(watch_folder(folder, state, Arc::clone(&shared)));
     tokio::spawn(warm_up(Arc::clone(&shared)));
     tokio::spawn(history::follow(Arc::clone(&shared)));
+    tokio::spawn(turn_roots(Arc::clone(&shared)));
     let listening = [("api", api_address), ("status", page_address)];
     session::report(listening.map(|(name, address)| (name.to_string(), address.port())).into())?;
     for id in 1.. {
@@ -94,6 +110,35 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The authority, which keeps its roots beside the state. `--lifetime` and `--root-lifetime` are in seconds.
+fn open_authority(args: &Args, state: &Path) -> Result<Authority, Failure> {
+    let seconds = |key: &str| -> Result<Option<Duration>, Failure> {
+        let said = args.all(key).first().map(|text| text.parse::<u32>()).transpose();
+        let said = said.map_err(|_| format!("`--{key}` is a number of seconds"))?;
+        Ok(said.map(|seconds| Duration::from_secs(u64::from(seconds.max(1)))))
+    };
+    Authority::open(&state.with_file_name("roots"), seconds("lifetime")?.unwrap_or(LIFETIME), seconds("root-lifetime")?)
+}
+
+/// Replaces roots in time, and tells everybody.
+async fn turn_roots(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let heard = shared.world().is_settled();
+        let mut authority = shared.authority.lock().unwrap_or_else(PoisonError::into_inner);
+        match authority.turn(heard) {
+            Ok(true) => {
+                let bundle = authority.bundle();
+                drop(authority);
+                shared.world().set_roots(bundle);
+                shared.changed.send_replace(());
+            }
+            Ok(false) => {}
+            Err(error) => drop(writeln!(std::io::stderr(), "discovery: roots cannot be replaced: {error}")),
+        }
+    }
 }
 
 /// A second door to the page, where `--address` wants one.
@@ -181,7 +226,16 @@ async fn serve(id: u64, stream: TcpStream, shared: Arc<Shared>) {
     // The first line is a hello and the others are replies: each is looked at when its turn comes.
     let mut lines = wire::messages::<Value, _>(read, MAX_SHORT_LINE);
     let Ok(Some(first)) = tokio::time::timeout(PATIENCE, lines.recv()).await else { return };
-    let Ok(hello) = serde_json::from_value::<Hello>(first) else { return };
+    let hello = match serde_json::from_value::<Opened>(first) {
+        Ok(Opened::Hello(hello)) => hello,
+        Ok(Opened::Signing(signing)) => return sign(&signing, write, &shared).await,
+        Err(_) => return,
+    };
+    // Who is not what it says it is hears nothing.
+    let claimed = hello.part.to_string();
+    if bearer(&hello.token, &shared).await.is_none_or(|claim| claim.part != claimed) {
+        return;
+    }
     let part = hello.part.clone();
     enter(id, hello, &shared);
     let _ = tokio::select! {
@@ -191,9 +245,31 @@ async fn serve(id: u64, stream: TcpStream, shared: Arc<Shared>) {
     leave(id, &part, &shared);
 }
 
+/// Who has this token. The parent's word on it may come a moment later than its bearer.
+async fn bearer(token: &str, shared: &Shared) -> Option<Claim> {
+    let mut roster = shared.roster.clone();
+    let known = tokio::time::timeout(COURTESY, roster.wait_for(|roster| roster.contains_key(token)));
+    known.await.ok()?.ok()?.get(token).cloned()
+}
+
+/// Signs the bearer of a token: as what the parent says it is, whatever its request says.
+async fn sign(signing: &Signing, mut write: OwnedWriteHalf, shared: &Shared) {
+    let signed = match bearer(&signing.token, shared).await.and_then(|claim| claim.name) {
+        Some(name) => {
+            let authority = shared.authority.lock().unwrap_or_else(PoisonError::into_inner);
+            let lifetime = authority.lifetime().as_millis() as u64;
+            let certificate = authority.sign(&signing.request, &name).map_err(|error| error.to_string());
+            certificate.map(|certificate| Signed { certificate, roots: authority.bundle(), lifetime })
+        }
+        None => Err("nobody is signed with this token".to_string()),
+    };
+    // Who does not hear it asks again.
+    let _ = tokio::time::timeout(PATIENCE, wire::send(&mut write, &signed)).await;
+}
+
 fn enter(id: u64, hello: Hello, shared: &Shared) {
-    let Hello { part, pid, admin } = hello;
-    let is_pod = matches!(part, Part::Pod { .. });
+    let Hello { part, pid, admin, .. } = hello;
+    let is_pod = matches!(part, Part::Pod { .. } | Part::Sidecar { .. });
     let mut world = shared.world();
     let subscriber = Subscriber { part, pid, admin, seen: 0, sent: (0, 0), acked: 0, nack: None, findings: Vec::new() };
     world.subscribers.insert(id, subscriber);
@@ -207,7 +283,7 @@ fn enter(id: u64, hello: Hello, shared: &Shared) {
 fn leave(id: u64, part: &Part, shared: &Shared) {
     let mut world = shared.world();
     world.subscribers.remove(&id);
-    if matches!(part, Part::Pod { .. }) {
+    if matches!(part, Part::Pod { .. } | Part::Sidecar { .. }) {
         world.rebuild();
         drop(world);
         shared.changed.send_replace(());

@@ -20,12 +20,14 @@ use tokio::time::timeout;
 
 use crate::answer::{Answer, arrived};
 use crate::config::Config;
+use crate::identity::Identity;
 use crate::message;
 use crate::pool::{Body, Stuck, Tongue};
 use crate::question::{Door, Question, ip};
 use crate::record::Record;
 use crate::retry::{self, Cargo, Tried};
 use crate::station::Station;
+use crate::transport::Way;
 use crate::upstream::{Held, Upstream, What, now};
 
 /// How long a copy may take.
@@ -59,6 +61,10 @@ struct Sticky {
 /// What the tries of a request have in common.
 struct Errand<'e> {
     head: &'e Request<()>,
+    cluster: &'e Cluster,
+    /// Who sends it, for the sidecar at the other end.
+    metadata: Option<HeaderValue>,
+    identity: &'e Identity,
     upstream: Arc<Upstream>,
     connect_timeout: Duration,
     tongue: Tongue,
@@ -88,6 +94,9 @@ impl Trip<'_> {
         let retry = to.forward().and_then(|forward| forward.retry.as_ref());
         let errand = Errand {
             head: &head,
+            cluster: to.cluster,
+            metadata: self.config.metadata.clone(),
+            identity: &self.station.identity,
             upstream: self.station.upstreams.of(to.cluster),
             connect_timeout: to.cluster.policy.connect_timeout,
             tongue,
@@ -140,10 +149,10 @@ impl Trip<'_> {
 
     /// One try, within its time.
     async fn attempt(&self, errand: &Errand<'_>, endpoint: &Endpoint, held: Held, cargo: &mut Cargo) -> Tried {
-        let Some(socket) = endpoint.socket().and_then(|address| self.config.real(address)) else {
+        let Some(way) = self.config.way(errand.cluster, endpoint) else {
             return Err(Failure::Connect);
         };
-        let sending = send(errand, socket, cargo);
+        let sending = send(errand, &way, cargo);
         let tried = match retry::limit(errand.deadline, errand.retry) {
             Some(limit) => timeout(limit, sending).await.unwrap_or(Err(Failure::TimedOut)),
             None => sending.await,
@@ -175,12 +184,17 @@ impl Trip<'_> {
             let Some(cluster) = self.config.router.plan().clusters.get(mirror.cluster as usize) else { continue };
             let upstream = self.station.upstreams.of(cluster);
             let Some((_, endpoint, held)) = upstream.pick(&Ask::new(self.roll, now())) else { continue };
-            let Some(socket) = endpoint.socket().and_then(|address| self.config.real(address)) else { continue };
+            let Some(way) = self.config.way(cluster, &endpoint) else { continue };
+            let (cluster, identity) = (Arc::clone(cluster), Arc::clone(&self.station.identity));
+            let metadata = self.config.metadata.clone();
             let (head, mut cargo) = (head.clone(), Cargo::Small(bytes.clone()));
             let connect_timeout = cluster.policy.connect_timeout;
             tokio::spawn(timeout(MIRROR_PATIENCE, async move {
                 let errand = Errand {
                     head: &head,
+                    cluster: &cluster,
+                    metadata,
+                    identity: &identity,
                     upstream,
                     connect_timeout,
                     tongue: Tongue::One,
@@ -189,7 +203,7 @@ impl Trip<'_> {
                     record: None,
                 };
                 // Read to the end, so that the connection can be used again.
-                if let Ok((answer, _taken)) = send(&errand, socket, &mut cargo).await {
+                if let Ok((answer, _taken)) = send(&errand, &way, &mut cargo).await {
                     let _ = answer.into_body().collect().await;
                 }
                 drop(held);
@@ -208,30 +222,46 @@ impl Trip<'_> {
         if matches!(door, Door::Proxy(own) if own == socket) {
             return Answer::refused(502, "this is the proxy itself; name a service");
         }
-        let mut cluster = Cluster::missing("PassthroughCluster", "", 0);
-        let endpoint = Endpoint::new(&socket.ip().to_string(), socket.port(), "");
-        cluster.endpoints = [endpoint.clone()].into();
-        let upstream = self.station.upstreams.of(&cluster);
-        let connect_timeout = cluster.policy.connect_timeout;
-        let errand = Errand {
-            head: &head,
-            upstream,
-            connect_timeout,
-            tongue,
-            deadline: None,
-            retry: None,
-            record: Some(self.record),
-        };
-        let tried = send(&errand, socket, &mut Cargo::Stream(Some(body))).await;
-        arrived(tried, &endpoint, None, "").because(format!("nobody claims {authority}: it goes where it was sent"))
+        let errand = (self.station, "PassthroughCluster", self.record);
+        let answer = deliver(errand, head, socket, tongue, body).await;
+        answer.because(format!("nobody claims {authority}: it goes where it was sent"))
     }
 }
 
+/// Sends a request to a socket as it is, on account of a cluster that no plan has.
+pub async fn deliver(
+    (station, cluster, record): (&Station, &str, &Record),
+    head: Request<()>,
+    socket: SocketAddr,
+    tongue: Tongue,
+    body: Incoming,
+) -> Answer {
+    let mut cluster = Cluster::missing(cluster, "", 0);
+    let endpoint = Endpoint::new(&socket.ip().to_string(), socket.port(), "");
+    cluster.endpoints = [endpoint.clone()].into();
+    let upstream = station.upstreams.of(&cluster);
+    let connect_timeout = cluster.policy.connect_timeout;
+    let errand = Errand {
+        head: &head,
+        cluster: &cluster,
+        metadata: None,
+        identity: &station.identity,
+        upstream,
+        connect_timeout,
+        tongue,
+        deadline: None,
+        retry: None,
+        record: Some(record),
+    };
+    let tried = send(&errand, &Way::plain(socket), &mut Cargo::Stream(Some(body))).await;
+    arrived(tried, &endpoint, None, "")
+}
+
 /// Sends a request, and sends it again where a kept connection turns out to be closed.
-async fn send(errand: &Errand<'_>, socket: SocketAddr, cargo: &mut Cargo) -> Tried {
+async fn send(errand: &Errand<'_>, way: &Way, cargo: &mut Cargo) -> Tried {
     let mut unsent: Option<Box<Request<Body>>> = None;
     loop {
-        let line = errand.upstream.line(socket, errand.tongue, errand.connect_timeout).await?;
+        let line = errand.upstream.line(way, errand.tongue, errand.identity, errand.connect_timeout).await?;
         let request = match unsent.take() {
             Some(request) => *request,
             None => {
@@ -240,7 +270,11 @@ async fn send(errand: &Errand<'_>, socket: SocketAddr, cargo: &mut Cargo) -> Tri
                     Some(record) => record.receiving(body),
                     None => body,
                 };
-                with(errand.head, body, socket, errand.tongue)
+                let mut request = with(errand.head, body, way.to, errand.tongue);
+                if let Some(metadata) = errand.metadata.clone().filter(|_| way.peer.is_some()) {
+                    request.headers_mut().insert(message::PEER_METADATA, metadata);
+                }
+                request
             }
         };
         match errand.upstream.send(line, request).await {
@@ -252,7 +286,7 @@ async fn send(errand: &Errand<'_>, socket: SocketAddr, cargo: &mut Cargo) -> Tri
 }
 
 /// The request as it goes out, but for its body.
-pub fn outgoing(question: &Question, parts: &Parts, change: &Change) -> Request<()> {
+pub fn outgoing(authority: &str, parts: &Parts, change: Option<&Change>) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = parts.method.clone();
     *request.headers_mut() = parts.headers.clone();
@@ -261,8 +295,12 @@ pub fn outgoing(question: &Question, parts: &Parts, change: &Change) -> Request<
     let upgrade = message::upgrade(request.headers()).cloned();
     let trailers = message::wants_trailers(request.headers());
     message::strip_hop_by_hop(request.headers_mut());
-    message::insert(request.headers_mut(), header::HOST, &question.authority);
-    change.request(&mut request);
+    // Who somebody is, is not for the program to say.
+    request.headers_mut().remove(message::PEER_METADATA);
+    message::insert(request.headers_mut(), header::HOST, authority);
+    if let Some(change) = change {
+        change.request(&mut request);
+    }
     if trailers {
         request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
     }

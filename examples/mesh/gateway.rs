@@ -10,6 +10,8 @@ use tokio::task::JoinHandle;
 
 use crate::args::Args;
 use crate::config::Config;
+use crate::credentials::Credentials;
+use crate::identity::Identity;
 use crate::question::Door;
 use crate::record::Telemetry;
 use crate::station::{self, Station};
@@ -20,21 +22,21 @@ use crate::{Failure, admin, session};
 /// Runs the gateway in `--namespace`, whose labels are the `--label`s.
 pub async fn run(args: &Args) -> Result<(), Failure> {
     let (namespace, labels) = (args.one("namespace")?.to_string(), args.pairs("label")?);
-    let discovery = session::parent();
+    let bond = session::parent();
     let (sender, config) = watch::channel(None);
     let telemetry = Arc::new(Telemetry::of(args)?);
-    let station = Arc::new(Station { config: config.clone(), telemetry, upstreams: Upstreams::new(&labels) });
+    let (identity, upstreams) = (Identity::new(), Upstreams::new(&labels));
+    let credentials: Arc<Credentials> = Arc::default();
+    tokio::spawn(Arc::clone(&credentials).follow());
+    let station = Arc::new(Station { config: config.clone(), telemetry, upstreams, identity, credentials });
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));
     let itself = Arc::clone(&station);
     let part = Part::Gateway { namespace, labels };
-    let subscription = session::subscribe(part, admin.port(), discovery, move |_, routes: Routes| {
-        let config = Config::check(routes)?;
-        itself.upstreams.adopt(&config.router.plan().clusters);
-        sender.send_replace(Some(Arc::new(config)));
-        Ok(())
+    tokio::spawn(async move {
+        itself.identity.establish(bond.clone()).await;
+        session::subscribe(part, admin.port(), bond, move |_, routes: Routes| itself.adopt(routes, &sender)).await;
     });
-    tokio::spawn(subscription);
     follow(config, &station, admin.port(), args).await
 }
 

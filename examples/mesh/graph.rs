@@ -31,6 +31,11 @@ impl Flow {
         let response = (labels.code, labels.flags.clone(), labels.service.host.clone());
         *self.responses.entry(response).or_default() += counts.requests;
         *self.by_rule.entry(via.clone()).or_default() += counts.requests;
+        self.secure(labels, counts);
+    }
+
+    /// Only the side that is asked says how requests came.
+    fn secure(&mut self, labels: &Labels, counts: &Counts) {
         if labels.security == "mutual_tls" {
             self.encrypted += counts.requests;
         }
@@ -121,6 +126,10 @@ impl Graph {
         };
         for pair in way.windows(2) {
             let [from, to] = pair else { continue };
+            if labels.is_second_hand() {
+                self.edges.entry((from.clone(), to.clone())).or_default().secure(labels, counts);
+                continue;
+            }
             self.edges.entry((from.clone(), to.clone())).or_default().add(labels, via, counts);
             self.nodes.entry(from.clone()).or_default().1.add(labels, via, counts);
             self.nodes.entry(to.clone()).or_default().0.add(labels, via, counts);
@@ -284,7 +293,10 @@ fn edge(scene: &Scene, window: &Window, graph: &Graph, (from, to): &(Id, Id), fl
     let protocol = if flow.protocol.is_empty() { "http" } else { &flow.protocol };
     data.insert("traffic".into(), json!({ "protocol": protocol, "rates": rates, "responses": responses(flow) }));
     if flow.encrypted > 0 {
-        data.insert("isMTLS".into(), json!(percent(flow.encrypted, flow.requests()).trim_end_matches(".0")));
+        data.insert(
+            "isMTLS".into(),
+            json!(percent(flow.encrypted.min(flow.requests()), flow.requests()).trim_end_matches(".0")),
+        );
     }
     if let Some(p95) = flow.counts.duration.quantile(0.95) {
         data.insert("responseTime".into(), json!(format!("{p95:.0}")));

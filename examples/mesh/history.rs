@@ -93,6 +93,9 @@ impl History {
             let (mut all, mut failed) = (0, 0);
             for (labels, via, counts) in &tick.added {
                 flows.entry((labels.clone(), via.clone())).or_insert_with(Counts::default).add(counts);
+                if labels.is_second_hand() {
+                    continue;
+                }
                 all += counts.requests;
                 failed += if labels.is_failure() { counts.requests } else { 0 };
             }

@@ -9,8 +9,10 @@ mod access_log;
 mod admin;
 mod answer;
 mod args;
+mod ca;
 mod client;
 mod config;
+mod credentials;
 mod dashboard;
 mod demo;
 mod discovery;
@@ -19,6 +21,8 @@ mod forward;
 mod gateway;
 mod graph;
 mod history;
+mod identity;
+mod inbound;
 mod kubeproxy;
 mod message;
 mod metrics;
@@ -37,8 +41,10 @@ mod scene;
 mod serve;
 mod session;
 mod spans;
+mod spiffe;
 mod station;
 mod status;
+mod transport;
 mod tunnel;
 mod upstream;
 mod wire;
@@ -59,17 +65,19 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
     --access-log text|json   how requests are written down: Istio's default
                              text form, or JSON
     --spans FILE             write a span for each request, as OpenTelemetry's JSON
+    --lifetime SECONDS       how long certificates are good for (3600)
+    --root-lifetime SECONDS  after how long the authority replaces its root (never)
     --address ADDRESS:PORT   where the page with the graph is (127.0.0.1:20001)
   mesh precheck [DIR]  say whether this machine can run it: ports, privileges, tools
 
 With cargo: `cargo run --example mesh`, `cargo run --example mesh -- serve [DIR]`.
 
-The parts, each a process that `serve` starts and watches. They are told where discovery is by a
-line on their standard input, and end when it closes:
+The parts, each a process that `serve` starts and watches. They are told where discovery is, and
+what to prove themselves with, by a line on their standard input, and end when it closes:
 
   mesh discovery --dir DIR --state FILE
   mesh pod --namespace NS --name POD --port PORT... --greet NAME
-  mesh proxy --namespace NS --pod POD --label KEY=VALUE...
+  mesh proxy --namespace NS --pod POD --label KEY=VALUE... --port PORT...
   mesh gateway --namespace NS --label KEY=VALUE...
   mesh kubeproxy
 ";

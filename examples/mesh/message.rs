@@ -147,6 +147,11 @@ pub fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
+/// In which one sidecar tells another which workload it stands beside, as Istio's do.
+pub const PEER_METADATA: HeaderName = HeaderName::from_static("x-envoy-peer-metadata");
+/// In which a sidecar tells its program who the other end has proved to be (Envoy's `x-forwarded-client-cert`).
+pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
 /// Headers that are for one connection only (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [&str; 9] = [
     "connection",

@@ -20,8 +20,12 @@ const MAX_SERIES: usize = 4096;
 /// What a request is counted under. Every label is always there; what is not known is `unknown`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Labels {
-    /// Who reports: `source`, as only the callers' proxies look into requests.
+    /// Whose proxy reports: the caller's (`source`), or that of who is asked (`destination`).
     pub reporter: String,
+    /// Who the caller has proved to be.
+    pub source_principal: String,
+    /// Who answered has proved to be.
+    pub destination_principal: String,
     /// Who asks.
     pub source: Arc<Workload>,
     /// Who answered.
@@ -46,6 +50,11 @@ impl Labels {
         self.code == 0 || self.code >= 500
     }
 
+    /// Whether the caller's own proxy tells of the same requests.
+    pub fn is_second_hand(&self) -> bool {
+        self.reporter == "destination" && self.source.name != UNKNOWN
+    }
+
     /// Istio's names and their values, in Istio's order.
     fn pairs(&self) -> Vec<(&'static str, String)> {
         let (from, to, service) = (&*self.source, &*self.destination, &self.service);
@@ -58,13 +67,13 @@ impl Labels {
         push("source_canonical_service", &from.service);
         push("source_canonical_revision", &from.revision);
         push("source_workload_namespace", &from.namespace);
-        push("source_principal", UNKNOWN);
+        push("source_principal", &self.source_principal);
         push("source_app", &from.app);
         push("source_version", &from.version);
         push("source_cluster", from.cluster());
         push("destination_workload", &to.name);
         push("destination_workload_namespace", &to.namespace);
-        push("destination_principal", UNKNOWN);
+        push("destination_principal", &self.destination_principal);
         push("destination_app", &to.app);
         push("destination_version", &to.version);
         push("destination_service", &service.host);

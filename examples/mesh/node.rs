@@ -11,7 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -20,8 +20,9 @@ use crate::access_log::Encoding;
 use crate::args::Args;
 use crate::client;
 use crate::session::subscribe;
+use crate::spiffe::Name;
 use crate::status::Status;
-use crate::wire::{self, MAX_SHORT_LINE, Part, PodSpec, Report, Whereabouts};
+use crate::wire::{self, Claim, MAX_SHORT_LINE, Part, PodSpec, Report, Roster, Whereabouts};
 
 /// The port of discovery's page, unless it is taken: Kiali's.
 pub const DASHBOARD: u16 = 20001;
@@ -49,6 +50,8 @@ pub struct Settings {
     spans: Option<String>,
     /// Where discovery's page is to be.
     page: Page,
+    /// How long certificates and roots are good for, in seconds.
+    lifetimes: Vec<String>,
 }
 
 /// Where discovery's page is to be.
@@ -75,6 +78,11 @@ impl Settings {
             access_log: Encoding::parse(args.all("access-log"))?,
             spans: args.all("spans").first().cloned(),
             page,
+            lifetimes: ["lifetime", "root-lifetime"]
+                .into_iter()
+                .filter_map(|key| Some([format!("--{key}"), args.all(key).first()?.clone()]))
+                .flatten()
+                .collect(),
         })
     }
 
@@ -88,11 +96,13 @@ impl Settings {
 
     /// What discovery is told of it.
     fn of_discovery(&self) -> Vec<String> {
+        let mut args = self.lifetimes.clone();
         match self.page {
-            Page::Anywhere => Vec::new(),
-            Page::Usual(port) => vec!["--listen".into(), format!("status={port}")],
-            Page::Here(address) => vec!["--address".into(), address.to_string()],
+            Page::Anywhere => {}
+            Page::Usual(port) => args.extend(["--listen".into(), format!("status={port}")]),
+            Page::Here(address) => args.extend(["--address".into(), address.to_string()]),
         }
+        args
     }
 
     /// What sidecars and gateways are told of it.
@@ -108,6 +118,10 @@ pub struct Node {
     log: File,
     parts: watch::Sender<Parts>,
     discovery: watch::Sender<Option<SocketAddr>>,
+    /// What this process itself is told, as a part of its own.
+    own: watch::Sender<Option<Whereabouts>>,
+    /// Who may be what.
+    roster: watch::Sender<Roster>,
     events: mpsc::UnboundedSender<String>,
 }
 
@@ -129,7 +143,8 @@ impl Running {
         let (events, heard) = mpsc::unbounded_channel();
         let log = OpenOptions::new().create(true).append(true).open(room.path("access.log"))?;
         let (program, parts) = (std::env::current_exe()?, watch::Sender::default());
-        let node = Arc::new(Node { program, log, parts, discovery: watch::Sender::new(None), events });
+        let (discovery, own, roster) = (watch::Sender::new(None), watch::Sender::new(None), watch::Sender::default());
+        let node = Arc::new(Node { program, log, parts, discovery, own, roster, events });
         let (parts, itself) = (node.parts.subscribe(), Arc::downgrade(&node));
         let mut tasks = JoinSet::new();
         let state = room.path("applied.yaml").display().to_string();
@@ -137,11 +152,14 @@ impl Running {
         let gateway = ["gateway", "--namespace", "istio-system", "--label", "istio=ingressgateway"].map(String::from);
         let gateway = gateway.into_iter().chain(settings.of_proxies()).collect();
         let discovery = discovery.into_iter().chain(settings.of_discovery()).collect();
-        tasks.spawn(keep(Arc::clone(&node), "discovery".into(), discovery));
-        tasks.spawn(keep(Arc::clone(&node), "gateway".into(), gateway));
-        tasks.spawn(keep(Arc::clone(&node), "kubeproxy".into(), vec!["kubeproxy".into()]));
+        let doorman = Name { namespace: "istio-system".into(), account: "istio-ingressgateway-service-account".into() };
+        let doorman = Claim { part: "gateway istio-system".into(), name: Some(doorman) };
+        let (nobody, balancer) = (nameless("discovery".into()), nameless("kube-proxy".into()));
+        tasks.spawn(keep(Arc::clone(&node), "discovery".into(), discovery, nobody));
+        tasks.spawn(keep(Arc::clone(&node), "gateway".into(), gateway, doorman));
+        tasks.spawn(keep(Arc::clone(&node), "kubeproxy".into(), vec!["kubeproxy".into()], balancer));
         let (wanted, list) = watch::channel(Vec::new());
-        tasks.spawn(subscribe(Part::Node, 0, node.discovery.subscribe(), move |_, pods: Vec<PodSpec>| {
+        tasks.spawn(subscribe(Part::Node, 0, node.own.subscribe().into(), move |_, pods: Vec<PodSpec>| {
             wanted.send_replace(pods);
             Ok(())
         }));
@@ -186,7 +204,7 @@ impl Running {
         let subscribed = |part: &str| status.subscribers.iter().any(|subscriber| subscriber.part == part);
         let up = |part: String| parts.get(&part).is_some_and(|alive| !alive.ports.is_empty());
         let pod = |name: &str| up(format!("proxy {name}")) && subscribed(&format!("sidecar {name}"));
-        status.pods.iter().all(|one| pod(&one.name))
+        status.pods.iter().filter(|one| one.sidecar).all(|one| pod(&one.name))
             && subscribed("kube-proxy")
             && subscribed("gateway istio-system")
             && (status.services.is_empty() || up("kubeproxy".into()))
@@ -209,7 +227,7 @@ pub fn loopback(port: u16) -> SocketAddr {
 
 /// Runs a pod and its sidecar for each on the list, and ends those that are no longer on it.
 async fn tend(node: Arc<Node>, settings: Settings, mut list: watch::Receiver<Vec<PodSpec>>) {
-    let mut kept: BTreeMap<String, (PodSpec, Pair)> = BTreeMap::new();
+    let mut kept: BTreeMap<String, (PodSpec, Watchers)> = BTreeMap::new();
     while list.changed().await.is_ok() {
         let wanted = list.borrow_and_update().clone();
         kept.retain(|name, (pod, _)| {
@@ -224,17 +242,28 @@ async fn tend(node: Arc<Node>, settings: Settings, mut list: watch::Receiver<Vec
             if kept.contains_key(&name) {
                 continue;
             }
-            let own = tokio::spawn(keep(Arc::clone(&node), format!("pod {name}"), pod_args(&pod)));
-            let proxy = tokio::spawn(keep(Arc::clone(&node), format!("proxy {name}"), proxy_args(&pod, &settings)));
-            kept.insert(name, (pod, Pair([own, proxy])));
+            let start =
+                |kind: &str, args, claim| tokio::spawn(keep(Arc::clone(&node), format!("{kind} {name}"), args, claim));
+            let mut watchers = vec![start("pod", pod_args(&pod), nameless(format!("pod {name}")))];
+            if pod.sidecar {
+                let own = Name { namespace: pod.namespace.clone(), account: pod.account.clone() };
+                let claim = Claim { part: format!("sidecar {name}"), name: Some(own) };
+                watchers.push(start("proxy", proxy_args(&pod, &settings), claim));
+            }
+            kept.insert(name, (pod, Watchers(watchers)));
         }
     }
 }
 
-/// The watchers of a pod and its sidecar. They end with it, and their processes with them.
-struct Pair([JoinHandle<()>; 2]);
+/// Somebody who is never signed.
+fn nameless(part: String) -> Claim {
+    Claim { part, name: None }
+}
 
-impl Drop for Pair {
+/// The watchers of a pod and its sidecar. They end with it, and their processes with them.
+struct Watchers(Vec<JoinHandle<()>>);
+
+impl Drop for Watchers {
     fn drop(&mut self) {
         self.0.iter().for_each(JoinHandle::abort);
     }
@@ -250,16 +279,17 @@ fn pod_args(pod: &PodSpec) -> Vec<String> {
 fn proxy_args(pod: &PodSpec, settings: &Settings) -> Vec<String> {
     let mut args = ["proxy", "--namespace", &pod.namespace, "--pod", &pod.name].map(String::from).to_vec();
     args.extend(pod.labels.iter().flat_map(|(key, value)| ["--label".to_string(), format!("{key}={value}")]));
+    args.extend(pod.ports.iter().flat_map(|port| ["--port".to_string(), port.to_string()]));
     args.extend(settings.of_proxies());
     args
 }
 
 /// Keeps a part alive for ever.
-async fn keep(node: Arc<Node>, name: String, args: Vec<String>) {
+async fn keep(node: Arc<Node>, name: String, args: Vec<String>, claim: Claim) {
     let mut pause = PAUSES.0;
     loop {
         let born = Instant::now();
-        let ended = match live(&node, &name, &args).await {
+        let ended = match live(&node, &name, &args, &claim).await {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         };
@@ -273,35 +303,46 @@ async fn keep(node: Arc<Node>, name: String, args: Vec<String>) {
 }
 
 /// One life of a part.
-async fn live(node: &Node, name: &str, args: &[String]) -> std::io::Result<ExitStatus> {
+async fn live(node: &Node, name: &str, args: &[String], claim: &Claim) -> std::io::Result<ExitStatus> {
+    let token = node.token(claim);
     let mut child = node.spawn(name, args)?;
     let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let (Some(input), Some(stdout)) = (&mut stdin, stdout) else { return child.wait().await };
     let mut reports = wire::messages::<Report, _>(stdout, MAX_SHORT_LINE);
-    let mut discovery = node.discovery.subscribe();
-    let whereabouts = *discovery.borrow_and_update();
-    tell(input, whereabouts).await?;
+    let (mut discovery, mut roster) = (node.discovery.subscribe(), node.roster.subscribe());
+    discovery.mark_changed();
+    roster.mark_changed();
+    let judges = name == "discovery";
     loop {
         tokio::select! {
             ended = child.wait() => return ended,
             Some(report) = reports.recv() => node.up(name, child.id(), report.listening),
-            Ok(()) = discovery.changed() => {
+            // A part that has just ended is found out above.
+            Ok(()) = discovery.changed(), if !judges => {
                 let whereabouts = *discovery.borrow_and_update();
-                // A part that has just ended is found out above.
-                let _ = tell(input, whereabouts).await;
+                if let Some(discovery) = whereabouts {
+                    let _ = wire::send(input, &Whereabouts { discovery, token: token.clone() }).await;
+                }
+            }
+            Ok(()) = roster.changed(), if judges => {
+                let known = roster.borrow_and_update().clone();
+                let _ = wire::send(input, &known).await;
             }
         }
     }
 }
 
-async fn tell(child: &mut ChildStdin, whereabouts: Option<SocketAddr>) -> std::io::Result<()> {
-    match whereabouts {
-        Some(discovery) => wire::send(child, &Whereabouts { discovery }).await,
-        None => Ok(()),
-    }
-}
-
 impl Node {
+    /// A token of which discovery knows whose it is. One that was handed out for the same part before is worth nothing more.
+    fn token(&self, claim: &Claim) -> String {
+        let token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
+        self.roster.send_modify(|roster| {
+            roster.retain(|_, known| known.part != claim.part);
+            roster.insert(token.clone(), claim.clone());
+        });
+        token
+    }
+
     /// Starts a part's process. It is given the ports that it had before, so that what people wrote down stays true.
     fn spawn(&self, name: &str, args: &[String]) -> std::io::Result<Child> {
         let mut command = Command::new(&self.program);
@@ -320,6 +361,8 @@ impl Node {
 
     fn up(&self, name: &str, pid: Option<u32>, ports: BTreeMap<String, u16>) {
         if let ("discovery", Some(port)) = (name, ports.get("api")) {
+            let token = self.token(&nameless("node".into()));
+            self.own.send_replace(Some(Whereabouts { discovery: loopback(*port), token }));
             self.discovery.send_replace(Some(loopback(*port)));
         }
         let again = self.parts.borrow().get(name).is_some_and(|before| before.pid.is_none());
@@ -340,6 +383,8 @@ impl Node {
 
     fn forget(&self, pod: &str) {
         self.note(format!("pod {pod} is gone"));
+        let gone = [format!("pod {pod}"), format!("sidecar {pod}")];
+        self.roster.send_modify(|roster| roster.retain(|_, known| !gone.contains(&known.part)));
         self.parts.send_modify(|parts| {
             parts.remove(&format!("pod {pod}"));
             parts.remove(&format!("proxy {pod}"));

@@ -11,6 +11,8 @@ use meshroute::adapter::tls;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::timeout;
 
+use crate::identity::ALPN;
+
 /// How long a client is waited for that may want to hear something first.
 const COURTESY: Duration = Duration::from_millis(200);
 /// How long one that has begun may take to be understood.
@@ -25,8 +27,13 @@ pub enum Opening {
     One,
     /// HTTP/2.
     Two,
-    /// TLS, with the server's name where it was said.
-    Tls(Option<String>),
+    /// TLS.
+    Tls {
+        /// The server's name, where it was said.
+        name: Option<String>,
+        /// Whether it is the mesh's own, between sidecars.
+        mesh: bool,
+    },
     /// Something else, or nothing.
     Other,
 }
@@ -35,7 +42,7 @@ impl Opening {
     /// In the router's words.
     pub fn hello(&self) -> Option<TlsHello<'_>> {
         match self {
-            Opening::Tls(name) => Some(TlsHello { sni: name.as_deref() }),
+            Opening::Tls { name, .. } => Some(TlsHello { sni: name.as_deref() }),
             _ => None,
         }
     }
@@ -64,7 +71,10 @@ pub async fn hear(stream: &mut (impl AsyncRead + Unpin)) -> (Opening, Vec<u8>) {
 /// `None`: more bytes are needed.
 fn kind(read: &[u8]) -> Option<Opening> {
     match tls::opening(read) {
-        Ok(tls::Opening::Hello(hello)) => return Some(Opening::Tls(hello.server_name().map(str::to_string))),
+        Ok(tls::Opening::Hello(hello)) => {
+            let mesh = hello.protocols().any(|protocol| protocol == ALPN);
+            return Some(Opening::Tls { name: hello.server_name().map(str::to_string), mesh });
+        }
         Ok(tls::Opening::Short(_)) => return None,
         Ok(tls::Opening::Plain) | Err(_) => {}
     }

@@ -3,7 +3,6 @@
 //! Knows sockets, HTTP/1.1 and HTTP/2. Knows nothing of routing.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +12,10 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use meshroute::balance::{Failure, Overflow};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::Failure as Trouble;
+use crate::identity::Identity;
+use crate::transport::{Io, Way};
 use crate::upstream::{Held, Upstream, What};
 
 /// A body on its way through.
@@ -34,17 +33,17 @@ pub enum Tongue {
     Two,
 }
 
-/// The connections that are open and may take a request, by socket.
+/// The connections that are open and may take a request, by where they go.
 #[derive(Default)]
 pub struct Idle {
-    one: HashMap<SocketAddr, Vec<Line>>,
+    one: HashMap<Way, Vec<Line>>,
     /// Each takes many requests at a time.
-    two: HashMap<SocketAddr, http2::SendRequest<Body>>,
+    two: HashMap<Way, http2::SendRequest<Body>>,
 }
 
 /// A connection that a request may go onto.
 pub struct Line {
-    to: SocketAddr,
+    to: Way,
     sender: Sender,
     /// How many requests it has taken.
     served: u32,
@@ -70,16 +69,16 @@ impl From<Overflow> for Stuck {
 }
 
 impl Idle {
-    fn take(&mut self, to: SocketAddr, tongue: Tongue) -> Option<Line> {
+    fn take(&mut self, to: &Way, tongue: Tongue) -> Option<Line> {
         if tongue == Tongue::Two {
-            let sender = self.two.get(&to).filter(|sender| !sender.is_closed()).cloned()?;
-            return Some(Line { to, sender: Sender::Two(sender), served: 1 });
+            let sender = self.two.get(to).filter(|sender| !sender.is_closed()).cloned()?;
+            return Some(Line { to: to.clone(), sender: Sender::Two(sender), served: 1 });
         }
-        let kept = self.one.get_mut(&to)?;
+        let kept = self.one.get_mut(to)?;
         let usable = |line: &Line| matches!(&line.sender, Sender::One(one) if one.is_ready() && !one.is_closed());
         let found = std::iter::from_fn(|| kept.pop()).find(usable);
         if kept.is_empty() {
-            self.one.remove(&to);
+            self.one.remove(to);
         }
         found
     }
@@ -93,8 +92,14 @@ impl Line {
 }
 
 impl Upstream {
-    /// A connection to a socket: a kept one, a new one, or, where there may be no more, the next that is given back.
-    pub async fn line(self: &Arc<Self>, to: SocketAddr, tongue: Tongue, patience: Duration) -> Result<Line, Failure> {
+    /// A connection to somewhere: a kept one, a new one, or, where there may be no more, the next that is given back.
+    pub async fn line(
+        self: &Arc<Self>,
+        to: &Way,
+        tongue: Tongue,
+        identity: &Identity,
+        patience: Duration,
+    ) -> Result<Line, Failure> {
         if let Some(line) = self.state().idle.take(to, tongue) {
             return Ok(line);
         }
@@ -105,16 +110,17 @@ impl Upstream {
             if let Some(line) = self.state().idle.take(to, tongue) {
                 return Ok(line);
             }
-            match self.hold(What::Connection(to)) {
-                Ok(held) => return self.dial(to, tongue, patience, held).await.ok_or(Failure::Connect),
+            match self.hold(What::Connection(to.to)) {
+                Ok(held) => {
+                    let stream = to.open(identity, patience).await.ok_or(Failure::Connect)?;
+                    return self.dial(to.clone(), tongue, stream, held).await.ok_or(Failure::Connect);
+                }
                 Err(_) => freed.await,
             }
         }
     }
 
-    async fn dial(self: &Arc<Self>, to: SocketAddr, tongue: Tongue, patience: Duration, held: Held) -> Option<Line> {
-        let stream = timeout(patience, TcpStream::connect(to)).await.ok()?.ok()?;
-        let _ = stream.set_nodelay(true);
+    async fn dial(self: &Arc<Self>, to: Way, tongue: Tongue, stream: Box<dyn Io>, held: Held) -> Option<Line> {
         let stream = TokioIo::new(stream);
         let sender = match tongue {
             Tongue::One => {
@@ -128,7 +134,7 @@ impl Upstream {
             Tongue::Two => {
                 let mut http = http2::Builder::new(TokioExecutor::new());
                 let (sender, connection) = http.timer(TokioTimer::new()).handshake(stream).await.ok()?;
-                self.state().idle.two.insert(to, sender.clone());
+                self.state().idle.two.insert(to.clone(), sender.clone());
                 tokio::spawn(async move {
                     let _ = connection.await;
                     drop(held);
@@ -176,9 +182,9 @@ impl Upstream {
             if sender.ready().await.is_err() {
                 return;
             }
-            let kept = Line { to: line.to, sender: Sender::One(sender), served };
             let mut state = upstream.state();
-            let lines = state.idle.one.entry(line.to).or_default();
+            let lines = state.idle.one.entry(line.to.clone()).or_default();
+            let kept = Line { to: line.to, sender: Sender::One(sender), served };
             if lines.len() < IDLE {
                 lines.push(kept);
             }

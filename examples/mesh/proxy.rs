@@ -1,42 +1,62 @@
-//! The sidecar of a pod: takes the pod's outgoing requests as an `http_proxy`.
+//! The sidecar of a pod: takes the pod's outgoing requests as an `http_proxy`, and whatever comes to its ports.
 //!
 //! Knows who it is and keeps the last snapshot that was good, also while discovery is away. What is done with a
-//! request stands in [`station`](crate::station).
+//! request that goes out stands in [`station`](crate::station), with what comes in, in [`inbound`].
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::args::Args;
-use crate::config::Config;
+use crate::identity::Identity;
 use crate::question::Door;
 use crate::record::Telemetry;
 use crate::station::{self, Station};
 use crate::upstream::Upstreams;
 use crate::wire::{self, Part, Routes};
-use crate::{Failure, admin, session};
+use crate::{Failure, admin, inbound, session};
 
 /// Runs the sidecar of `--pod` in `--namespace`, whose labels are the `--label`s.
 pub async fn run(args: &Args) -> Result<(), Failure> {
     let (namespace, pod) = (args.one("namespace")?.to_string(), args.one("pod")?.to_string());
     let labels = args.pairs("label")?;
-    let discovery = session::parent();
+    let bond = session::parent();
     let (listener, address) = wire::bind(args.port_of("http_proxy")).await?;
     let (sender, config) = watch::channel(None);
     let telemetry = Arc::new(Telemetry::of(args)?);
-    let station = Arc::new(Station { config, telemetry, upstreams: Upstreams::new(&labels) });
+    let identity = Identity::new();
+    let upstreams = Upstreams::new(&labels);
+    let (itself, credentials) = (Arc::clone(&identity), Arc::default());
+    let station = Arc::new(Station { config, telemetry, upstreams, identity: itself, credentials });
     tokio::spawn(station::serve(listener, Arc::clone(&station), Door::Proxy(address)));
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));
-    let listening = [("http_proxy", address), ("admin", admin)];
-    session::report(listening.map(|(name, address)| (name.to_string(), address.port())).into())?;
-    let part = Part::Sidecar { namespace, pod, labels };
-    session::subscribe(part, admin.port(), discovery, |_, routes: Routes| {
-        let config = Config::check(routes)?;
-        station.upstreams.adopt(&config.router.plan().clusters);
-        sender.send_replace(Some(Arc::new(config)));
-        Ok(())
-    })
-    .await;
+    let mut listening = BTreeMap::from([("http_proxy".to_string(), address.port()), ("admin".into(), admin.port())]);
+    let inbound = open_doors(args, &station, &mut listening).await?;
+    session::report(listening)?;
+    // Nobody is sent here before it can say who it is.
+    identity.establish(bond.clone()).await;
+    let part = Part::Sidecar { namespace, pod, labels, inbound };
+    session::subscribe(part, admin.port(), bond, |_, routes: Routes| station.adopt(routes, &sender)).await;
     Ok(())
+}
+
+/// A door for each of the pod's ports.
+async fn open_doors(
+    args: &Args,
+    station: &Arc<Station>,
+    listening: &mut BTreeMap<String, u16>,
+) -> Result<BTreeMap<u16, SocketAddr>, Failure> {
+    let mut doors = BTreeMap::new();
+    for port in args.all("port") {
+        let name = format!("inbound {port}");
+        let (listener, address) = wire::bind(args.port_of(&name)).await?;
+        let port = port.parse()?;
+        tokio::spawn(inbound::serve(listener, Arc::clone(station), port));
+        listening.insert(name, address.port());
+        doors.insert(port, address);
+    }
+    Ok(doors)
 }

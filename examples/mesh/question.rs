@@ -7,7 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, header};
 
+use meshroute::TlsHello;
+
 use crate::config::Config;
+use crate::credentials::Secured;
 
 /// Where a request came in, and so what its address is.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +49,8 @@ pub fn question(door: Door, parts: &Parts) -> Result<Question, (u16, &'static st
     // Who the user claims to be is no part of where the request goes.
     let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_string();
     let host = meshroute::host_of(&authority).to_string();
-    let scheme = if parts.uri.scheme_str() == Some("https") { "https" } else { "http" };
+    let secured = parts.extensions.get::<Secured>().is_some();
+    let scheme = if secured || parts.uri.scheme_str() == Some("https") { "https" } else { "http" };
     let port = match door {
         Door::Gateway(port) | Door::Tunnel(port, _) => port,
         Door::Proxy(_) => port_of(&authority, &host, scheme),
@@ -67,11 +71,14 @@ pub fn asked<'a>(config: &Config, door: Door, question: &'a Question, parts: &'a
         Door::Tunnel(_, address) => address,
         Door::Proxy(_) => ip(&question.host).or_else(|| config.router.lookup(&question.host).first().copied()),
     };
-    meshroute::Request::new(parts.method.as_str(), &question.authority, path)
+    let mut request = meshroute::Request::new(parts.method.as_str(), &question.authority, path)
         .scheme(question.scheme)
         .port(question.port)
         .address(address)
-        .headers(&parts.headers)
+        .headers(&parts.headers);
+    let secured = parts.extensions.get::<Secured>();
+    request.tls = secured.map(|Secured(name)| TlsHello { sni: name.as_deref() });
+    request
 }
 
 /// A host that is an address.

@@ -87,6 +87,14 @@ pub struct Record {
     pub via: Via,
     /// The same in words.
     pub reason: String,
+    /// Which side's proxy this is: `source` or `destination`.
+    pub reporter: &'static str,
+    /// How the request came: `mutual_tls`, `none`, or `unknown` to a caller's proxy, as Istio has it.
+    pub security: &'static str,
+    /// Who asked has proved to be this; empty: nobody.
+    pub source_principal: String,
+    /// Who answered has proved to be this; empty: nobody.
+    pub destination_principal: String,
     /// Who asked.
     pub source: Arc<Workload>,
     /// Whose pod answered.
@@ -133,6 +141,10 @@ impl Record {
             route: String::new(),
             via: Via::default(),
             reason: String::new(),
+            reporter: "source",
+            security: UNKNOWN,
+            source_principal: String::new(),
+            destination_principal: String::new(),
             source: Arc::clone(&unknown),
             destination: unknown,
             service: Service::nobodys(UNKNOWN, UNKNOWN),
@@ -168,7 +180,9 @@ impl Record {
 
     fn labels(&self) -> Labels {
         Labels {
-            reporter: "source".into(),
+            reporter: self.reporter.into(),
+            source_principal: or_unknown(&self.source_principal),
+            destination_principal: or_unknown(&self.destination_principal),
             source: Arc::clone(&self.source),
             destination: Arc::clone(&self.destination),
             service: self.service.clone(),
@@ -176,8 +190,7 @@ impl Record {
             code: self.status,
             grpc: if self.is_grpc { self.grpc.clone() } else { String::new() },
             flags: if self.flags.is_empty() { "-".into() } else { self.flags.clone() },
-            // A caller's proxy does not say; Istio's says it where the request arrives.
-            security: UNKNOWN.into(),
+            security: self.security.into(),
         }
     }
 
@@ -287,6 +300,10 @@ pub fn details(flags: &str) -> &'static str {
         "RL" => "local_rate_limited",
         _ => "direct_response",
     }
+}
+
+fn or_unknown(text: &str) -> String {
+    if text.is_empty() { UNKNOWN.into() } else { text.into() }
 }
 
 fn text(headers: &HeaderMap, name: &HeaderName) -> String {

@@ -77,7 +77,8 @@ fn reach(name: &str, parts: &Parts) -> Vec<String> {
         ("kubeproxy", _) => format!("{listener:<58} curl -s 127.0.0.1:{port}"),
         _ => format!("{listener:<58} 127.0.0.1:{port}"),
     };
-    part.ports.iter().filter(|(listener, _)| *listener != "admin").map(line).collect()
+    let own = |listener: &str| listener == "admin" || listener.starts_with("inbound ");
+    part.ports.iter().filter(|(listener, _)| !own(listener)).map(line).collect()
 }
 
 fn listing(status: &Status, parts: &Parts, folder: &Path, mesh: &Running, address: Option<SocketAddr>) -> String {

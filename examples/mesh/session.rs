@@ -1,5 +1,7 @@
 //! A part's two bonds: to the parent that started it (standard input and output) and to discovery (a socket).
 //!
+//! What the parent hands out on standard input, and nobody else can read, is what a part proves itself to discovery with.
+//!
 //! Knows how they are kept up: a part ends with its parent, and looks for discovery for ever. Knows nothing of what a
 //! snapshot says.
 
@@ -12,25 +14,55 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::wire::{self, Hello, MAX_LINE, Part, Push, Reply, Report, Whereabouts};
+use crate::wire::{self, Hello, MAX_LINE, Opened, Part, Push, Reply, Report, Roster, Whereabouts};
 
 /// The pause before discovery is looked for again, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Where discovery is, as far as the parent has said.
-pub type Discovery = watch::Receiver<Option<SocketAddr>>;
+/// What the parent has said so far.
+#[derive(Clone)]
+pub struct Bond(watch::Receiver<Option<Whereabouts>>);
+
+impl Bond {
+    /// Where discovery is.
+    pub fn discovery(&self) -> Option<SocketAddr> {
+        self.0.borrow().as_ref().map(|said| said.discovery)
+    }
+
+    /// What this part proves itself with.
+    pub fn token(&self) -> Option<String> {
+        self.0.borrow().as_ref().map(|said| said.token.clone())
+    }
+}
+
+impl From<watch::Receiver<Option<Whereabouts>>> for Bond {
+    fn from(said: watch::Receiver<Option<Whereabouts>>) -> Self {
+        Bond(said)
+    }
+}
 
 /// Listens to the parent. The process ends when the parent does, however that came about: its end closes the pipe.
-pub fn parent() -> Discovery {
+pub fn parent() -> Bond {
     let (sender, receiver) = watch::channel(None);
+    listen(move |said| drop(sender.send_replace(Some(said))));
+    Bond(receiver)
+}
+
+/// The same for discovery, which is told who may be what.
+pub fn roster() -> watch::Receiver<Roster> {
+    let (sender, receiver) = watch::channel(Roster::new());
+    listen(move |said| drop(sender.send_replace(said)));
+    receiver
+}
+
+fn listen<T: DeserializeOwned>(mut take: impl FnMut(T) + Send + 'static) {
     std::thread::spawn(move || {
         let mut lines = BufReader::new(std::io::stdin()).lines().map_while(Result::ok);
-        while let Some(Ok(said)) = lines.next().map(|line| serde_json::from_str::<Whereabouts>(&line)) {
-            sender.send_replace(Some(said.discovery));
+        while let Some(Ok(said)) = lines.next().map(|line| serde_json::from_str::<T>(&line)) {
+            take(said);
         }
         std::process::exit(0);
     });
-    receiver
 }
 
 /// Tells the parent what is listened on.
@@ -47,22 +79,22 @@ pub fn report(listening: BTreeMap<String, u16>) -> std::io::Result<()> {
 pub async fn subscribe<B: DeserializeOwned>(
     part: Part,
     admin: u16,
-    mut discovery: Discovery,
+    mut bond: Bond,
     mut accept: impl FnMut(u64, B) -> Result<(), String>,
 ) {
     let mut pause = PAUSES.0;
     loop {
-        let (address, since) = (*discovery.borrow_and_update(), Instant::now());
-        if let Some(address) = address {
+        let (said, since) = (bond.0.borrow_and_update().clone(), Instant::now());
+        if let Some(said) = said {
             // Whatever ended it, the remedy is the same: connect again.
-            let _ = converse(&part, admin, address, &mut accept).await;
+            let _ = converse(&part, admin, said, &mut accept).await;
         }
         if since.elapsed() > PAUSES.1 {
             pause = PAUSES.0;
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = PAUSES.1.min(pause * 2),
-            changed = discovery.changed() => match changed {
+            changed = bond.0.changed() => match changed {
                 Ok(()) => pause = PAUSES.0,
                 Err(_) => return,
             },
@@ -74,11 +106,11 @@ pub async fn subscribe<B: DeserializeOwned>(
 async fn converse<B: DeserializeOwned>(
     part: &Part,
     admin: u16,
-    address: SocketAddr,
+    said: Whereabouts,
     accept: &mut impl FnMut(u64, B) -> Result<(), String>,
 ) -> std::io::Result<()> {
-    let (read, mut write) = TcpStream::connect(address).await?.into_split();
-    wire::send(&mut write, &Hello::of(part.clone(), admin)).await?;
+    let (read, mut write) = TcpStream::connect(said.discovery).await?.into_split();
+    wire::send(&mut write, &Opened::Hello(Hello::of(part.clone(), admin, said.token))).await?;
     let mut pushes = wire::messages::<Push, _>(read, MAX_LINE);
     while let Some(push) = pushes.recv().await {
         let body = serde_json::from_value(push.body).map_err(|error| error.to_string());

@@ -110,7 +110,8 @@ pub fn close(span: &Span, record: &Record) {
         return;
     }
     span.record("title", format!("{}/*", record.service.host));
-    span.record("service.name", format!("{}.{}", record.source.service, record.source.namespace));
+    let own = if record.reporter == "destination" { &record.destination } else { &record.source };
+    span.record("service.name", format!("{}.{}", own.service, own.namespace));
     span.record("http.request.method", &record.method);
     span.record("http.response.status_code", record.status);
     span.record("url.path", record.path.split('?').next().unwrap_or_default());

@@ -3,21 +3,26 @@
 //! Sidecars and gateways share it; they differ in what they take as the question.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use meshroute::adapter::http::{self as adapter, Change};
-use meshroute::{Connection, Decision, Outcome, Roll};
+use meshroute::{Connection, Decision, Outcome, Roll, TlsHello};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::access_log;
 use crate::answer::{Answer, reason};
 use crate::config::Config;
+use crate::credentials::{Credentials, Secured};
 use crate::forward::{Trip, outgoing};
+use crate::identity::Identity;
 use crate::message::{self, Ends};
 use crate::opening::{self, Opening};
 use crate::pool::{Body, Tongue};
@@ -25,6 +30,7 @@ use crate::question::{Door, Question, asked, question};
 use crate::record::{Record, Telemetry};
 use crate::tunnel;
 use crate::upstream::Upstreams;
+use crate::wire::Routes;
 use crate::workload::{Service, UNKNOWN};
 use crate::world::rule_key;
 
@@ -36,7 +42,35 @@ pub struct Station {
     pub telemetry: Arc<Telemetry>,
     /// The clusters as it knows them.
     pub upstreams: Upstreams,
+    /// Who it is to others.
+    pub identity: Arc<Identity>,
+    /// What it shows to those from outside.
+    pub credentials: Arc<Credentials>,
 }
+
+impl Station {
+    /// Puts what discovery sent in force.
+    pub fn adopt(&self, routes: Routes, into: &watch::Sender<Option<Arc<Config>>>) -> Result<(), String> {
+        self.identity.trust(&routes.roots);
+        let credentials = routes.credentials.clone();
+        let config = Config::check(routes)?;
+        self.credentials.adopt(credentials);
+        self.upstreams.adopt(&config.router.plan().clusters);
+        into.send_replace(Some(Arc::new(config)));
+        Ok(())
+    }
+}
+
+/// Who is at the other end of a connection.
+struct Caller {
+    peer: SocketAddr,
+    ends: Option<Ends>,
+    /// Whether it came encrypted, which ended here.
+    secured: Option<Secured>,
+}
+
+/// An answer that is being made.
+type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// Serves a station's door for ever.
 pub async fn serve(listener: TcpListener, station: Arc<Station>, door: Door) {
@@ -50,26 +84,65 @@ pub async fn serve(listener: TcpListener, station: Arc<Station>, door: Door) {
 impl Station {
     async fn receive(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr, door: Door) {
         let ends = stream.local_addr().ok().map(|local| Ends { local, remote: peer });
-        let itself = Arc::clone(&self);
-        let answer = move |mut request: Request<Incoming>| {
-            ends.map(|ends| request.extensions_mut().insert(ends));
-            Arc::clone(&itself).answer(door, peer, request)
-        };
         let config = self.config.borrow().clone();
-        if let (Door::Gateway(port), Some(config)) = (door, config.filter(|config| config.carries_whole(door))) {
+        if let (Door::Gateway(port), Some(config)) = (door, config)
+            && (config.carries_whole(door) || self.credentials.any(port))
+        {
             let (opening, begun) = opening::hear(&mut stream).await;
-            let mut connection = Connection::new(port);
-            connection.tls = opening.hello();
-            if !tunnel::is_http(&config, &connection) {
-                return tunnel::carry(&self, &config, &connection, &format!("*:{port}"), begun, stream).await;
+            if let Opening::Tls { name, .. } = &opening
+                && self.credentials.ends_here(port, name.as_deref())
+            {
+                let stream = opening::rewound(begun, stream);
+                let Some(mut stream) = self.credentials.accept(port, name.as_deref(), stream).await else {
+                    return self.note(&format!("*:{port} \"TLS\" - DC - (no handshake for {name:?})"));
+                };
+                let (inside, begun) = opening::hear(&mut stream).await;
+                let caller = Caller { peer, ends, secured: Some(Secured(name.clone())) };
+                return self.enter(&config, port, caller, inside, begun, stream).await;
             }
-            if !matches!(opening, Opening::One | Opening::Two) {
-                return;
-            }
-            let stream = opening::rewound(begun, stream);
-            return message::talk(stream, opening, answer).await;
+            let caller = Caller { peer, ends, secured: None };
+            return self.enter(&config, port, caller, opening, begun, stream).await;
         }
-        message::converse(stream, answer).await;
+        message::converse(stream, self.answering(door, Caller { peer, ends, secured: None })).await;
+    }
+
+    /// Goes on with a connection to a gateway's port, which may have been decrypted.
+    async fn enter<S>(
+        self: Arc<Self>,
+        config: &Config,
+        port: u16,
+        caller: Caller,
+        opening: Opening,
+        begun: Vec<u8>,
+        stream: S,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut connection = Connection::new(port);
+        connection.tls = match &caller.secured {
+            Some(Secured(name)) => Some(TlsHello { sni: name.as_deref() }),
+            None => opening.hello(),
+        };
+        if !tunnel::is_http(config, &connection) {
+            return tunnel::carry(&self, config, &connection, &format!("*:{port}"), begun, stream).await;
+        }
+        if matches!(opening, Opening::One | Opening::Two) {
+            let answering = self.answering(Door::Gateway(port), caller);
+            message::talk(opening::rewound(begun, stream), opening, answering).await;
+        }
+    }
+
+    /// Answers the requests of a connection.
+    fn answering(self: Arc<Self>, door: Door, caller: Caller) -> impl Fn(Request<Incoming>) -> Answering + Send {
+        move |mut request: Request<Incoming>| {
+            let extensions = request.extensions_mut();
+            caller.ends.map(|ends| extensions.insert(ends));
+            caller.secured.clone().map(|secured| extensions.insert(secured));
+            if caller.secured.is_some() {
+                request.headers_mut().insert("x-forwarded-proto", HeaderValue::from_static("https"));
+            }
+            Box::pin(Arc::clone(&self).answer(door, caller.peer, request))
+        }
     }
 
     /// Answers a request, which is written down from this call on: a client may leave before anything is done for it.
@@ -142,10 +215,16 @@ impl Station {
                 };
                 let set_out = Instant::now();
                 let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
-                let mut answer = trip.set_out(door, outgoing(&question, parts, &change), tongue, body).await;
+                let mut answer =
+                    trip.set_out(door, outgoing(&question.authority, parts, Some(&change)), tongue, body).await;
                 if let Some(endpoint) = &answer.upstream {
                     record.upstream_time = Some(set_out.elapsed());
                     record.destination = config.workload(endpoint);
+                    let way = decision.cluster().and_then(|cluster| config.way(cluster, endpoint));
+                    if let (Some(peer), Some(own)) = (way.and_then(|way| way.peer), self.identity.name()) {
+                        record.source_principal = own.to_string();
+                        record.destination_principal = peer.to_string();
+                    }
                 }
                 decision.edit_response(answer.response.headers_mut());
                 answer

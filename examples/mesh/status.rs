@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -19,6 +20,7 @@ use crate::dashboard;
 use crate::discovery::{Shared, once};
 use crate::explain::{self, Asked};
 use crate::message;
+use crate::wire::Part;
 use crate::world::World;
 
 const INDEX: &str = "\
@@ -38,6 +40,8 @@ const INDEX: &str = "\
 pub struct Status {
     /// Discovery's process.
     pub pid: u32,
+    /// Where parts subscribe, and are signed.
+    pub api: SocketAddr,
     /// The version of what it knows.
     pub version: u64,
     /// How often the folder was read.
@@ -65,8 +69,10 @@ pub struct PodStatus {
     pub labels: BTreeMap<String, String>,
     /// Its made-up address.
     pub ip: String,
-    /// Whether its process is connected.
+    /// Whether its process is connected, and its sidecar's.
     pub ready: bool,
+    /// Whether it has a sidecar.
+    pub sidecar: bool,
 }
 
 /// A subscriber on the page.
@@ -78,6 +84,8 @@ pub struct SubscriberStatus {
     pub pid: u32,
     /// The port of its own page; 0: it has none.
     pub admin: u16,
+    /// Where it takes what comes to its pod's ports.
+    pub inbound: BTreeMap<u16, SocketAddr>,
     /// The last version that was sent.
     pub sent: u64,
     /// The last version that it put in force.
@@ -87,12 +95,13 @@ pub struct SubscriberStatus {
 }
 
 impl Status {
-    fn of(world: &World) -> Self {
+    fn of(world: &World, api: SocketAddr) -> Self {
         let mut subscribers: Vec<_> = world.subscribers.values().collect();
         subscribers.sort_by_cached_key(|subscriber| subscriber.part.to_string());
         let resolved = subscribers.iter().flat_map(|subscriber| &subscriber.findings);
         Status {
             pid: std::process::id(),
+            api,
             version: world.version,
             readings: world.readings,
             settled: world.is_settled(),
@@ -105,6 +114,7 @@ impl Status {
                     labels: pod.metadata.labels.clone(),
                     ip: kubernetes::pod_ip(pod).unwrap_or_default().to_string(),
                     ready,
+                    sidecar: world.is_injected(pod),
                 })
                 .collect(),
             services: world.service_ports(),
@@ -114,6 +124,10 @@ impl Status {
                     part: subscriber.part.to_string(),
                     pid: subscriber.pid,
                     admin: subscriber.admin,
+                    inbound: match &subscriber.part {
+                        Part::Sidecar { inbound, .. } => inbound.clone(),
+                        _ => BTreeMap::new(),
+                    },
                     sent: subscriber.sent.0,
                     acked: subscriber.acked,
                     nack: subscriber.nack.clone(),
@@ -173,8 +187,8 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
     match path {
         "/" if dashboard::is_browser(request) => dashboard::html(),
-        "/" => page(StatusCode::OK, TEXT, Status::of(&shared.world()).page()),
-        "/status.json" => json_page(&Status::of(&shared.world())),
+        "/" => page(StatusCode::OK, TEXT, Status::of(&shared.world(), shared.api).page()),
+        "/status.json" => json_page(&Status::of(&shared.world(), shared.api)),
         "/explain" => explain(query, &shared.world())
             .unwrap_or_else(|error| page(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n"))),
         _ => dashboard::answer(path, query, shared).unwrap_or_else(|| page(StatusCode::NOT_FOUND, TEXT, INDEX)),

@@ -5,15 +5,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use meshroute::balance::Ask;
+use meshroute::plan::Cluster;
 use meshroute::{Connection, Outcome, Request, Roll};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::message;
@@ -21,7 +21,11 @@ use crate::opening::{self, Opening};
 use crate::pool::Body;
 use crate::question::{Door, ip};
 use crate::station::Station;
+use crate::transport::{Io, Way};
 use crate::upstream::{Held, Upstream, What, now};
+
+/// How long the other side may take to accept a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where an upgrade was agreed on by both sides, joins them.
 pub fn splice(client: Option<OnUpgrade>, response: &mut Response<Body>) {
@@ -80,11 +84,12 @@ pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     let reached = match decision.outcome {
         Outcome::Connect(to) => {
             let upstream = station.upstreams.of(to.cluster);
-            reach(config, &upstream, roll, to.cluster.policy.connect_timeout).await
+            reach(station, config, to.cluster, &upstream, roll).await
         }
         Outcome::Passthrough => match asked.and_then(|ip| config.real(SocketAddr::new(ip, connection.port))) {
             Some(socket) => {
-                TcpStream::connect(socket).await.ok().map(|server| (server, Vec::new(), socket.to_string()))
+                let server = Way::plain(socket).open(&station.identity, PATIENCE).await;
+                server.map(|server| (server, Vec::new(), socket.to_string()))
             }
             None => None,
         },
@@ -102,16 +107,17 @@ pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// A connection to one of a cluster's endpoints, and what it takes up.
 async fn reach(
+    station: &Station,
     config: &Config,
+    cluster: &Cluster,
     upstream: &Arc<Upstream>,
     roll: Roll,
-    patience: std::time::Duration,
-) -> Option<(TcpStream, Vec<Held>, String)> {
+) -> Option<(Box<dyn Io>, Vec<Held>, String)> {
     use meshroute::balance::Ended;
     let (host, endpoint, held) = upstream.pick(&Ask::new(roll, now()))?;
-    let socket = endpoint.socket().and_then(|address| config.real(address))?;
-    let open = upstream.hold(What::Connection(socket)).ok()?;
-    let connected = timeout(patience, TcpStream::connect(socket)).await.ok().and_then(Result::ok);
+    let way = config.way(cluster, &endpoint)?;
+    let open = upstream.hold(What::Connection(way.to)).ok()?;
+    let connected = way.open(&station.identity, cluster.policy.connect_timeout).await;
     upstream.report(host, if connected.is_some() { Ended::Answered(200) } else { Ended::Lost });
     Some((connected?, vec![held, open], format!("{} {endpoint}", endpoint.workload)))
 }

@@ -5,14 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use meshroute::Plan;
+use meshroute::authorize::Guard;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use crate::spiffe::Name;
 use crate::workload::Workload;
 
 /// The longest line that is read: a snapshot.
@@ -20,7 +23,37 @@ pub const MAX_LINE: u64 = 64 << 20;
 /// The longest line that discovery reads, and a parent from its children.
 pub const MAX_SHORT_LINE: u64 = 64 << 10;
 
-/// The first message on a connection to discovery: who subscribes.
+/// The first message on a connection to discovery: what for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Opened {
+    /// Somebody subscribes.
+    Hello(Hello),
+    /// Somebody wants to be signed.
+    Signing(Signing),
+}
+
+/// Asks for a certificate. The answer is a `Result<Signed, String>`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Signing {
+    /// What the parent has handed out: it says who asks.
+    pub token: String,
+    /// A certificate signing request, of which only the key counts.
+    pub request: Vec<u8>,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Signed {
+    /// It.
+    pub certificate: Vec<u8>,
+    /// Whose certificates are trusted.
+    pub roots: Vec<Vec<u8>>,
+    /// How long it is good for, in milliseconds.
+    pub lifetime: u64,
+}
+
+/// Who subscribes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hello {
     /// The subscriber's process.
@@ -29,12 +62,14 @@ pub struct Hello {
     pub part: Part,
     /// Where it answers questions about itself, on loopback; 0: nowhere.
     pub admin: u16,
+    /// What the parent has handed out: it says who may be which part.
+    pub token: String,
 }
 
 impl Hello {
     /// The greeting of this process.
-    pub fn of(part: Part, admin: u16) -> Self {
-        Hello { pid: std::process::id(), part, admin }
+    pub fn of(part: Part, admin: u16, token: String) -> Self {
+        Hello { pid: std::process::id(), part, admin, token }
     }
 }
 
@@ -61,6 +96,8 @@ pub enum Part {
         pod: String,
         /// Its pod's labels.
         labels: BTreeMap<String, String>,
+        /// Where it takes what comes to each of its pod's ports.
+        inbound: BTreeMap<u16, SocketAddr>,
     },
     /// An ingress; gets [`Routes`].
     Gateway {
@@ -110,6 +147,16 @@ pub struct Reply {
 pub struct Routes {
     /// What holds for it.
     pub plan: Plan,
+    /// What comes to each port of its own pod.
+    pub inbound: BTreeMap<u16, Inbound>,
+    /// Who may come in.
+    pub guard: Guard,
+    /// Who is at an address, where the mesh encrypts what goes there.
+    pub peers: BTreeMap<SocketAddr, Name>,
+    /// Whose certificates are trusted.
+    pub roots: Vec<Vec<u8>>,
+    /// What a gateway shows.
+    pub credentials: Vec<Credential>,
     /// Where a pod's address really is: `10.244.3.7:80` to `127.0.0.1:41234`. Pods' addresses are made up here.
     pub underlay: BTreeMap<SocketAddr, SocketAddr>,
     /// File and line of each rule, by `<resource>, <field>`.
@@ -118,6 +165,32 @@ pub struct Routes {
     pub own: Workload,
     /// Whose pod is at an address.
     pub workloads: BTreeMap<IpAddr, Workload>,
+}
+
+/// A port of a pod, as its sidecar serves it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inbound {
+    /// Where the pod itself listens.
+    pub socket: SocketAddr,
+    /// Whether requests are looked for in what comes; else it is carried as a whole.
+    pub http: bool,
+    /// The service that leads there, by host; empty: none.
+    pub service: String,
+}
+
+/// A certificate that a gateway is to show.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Credential {
+    /// The server's port.
+    pub port: u16,
+    /// The server's hosts, exact or with a wildcard.
+    pub hosts: Vec<String>,
+    /// The file of the certificate.
+    pub certificate: PathBuf,
+    /// The file of its key.
+    pub key: PathBuf,
+    /// The file of the authorities that clients are checked against; `None`: they show nothing.
+    pub authorities: Option<PathBuf>,
 }
 
 /// What the kube-proxy gets: the ready pods' sockets for each `namespace/service:port`.
@@ -136,6 +209,10 @@ pub struct PodSpec {
     pub ports: Vec<u16>,
     /// Whom its page welcomes to: its own name, or `nginx`.
     pub greet: String,
+    /// Its service account.
+    pub account: String,
+    /// Whether it gets a sidecar.
+    pub sidecar: bool,
 }
 
 /// From a parent to each of its parts, on standard input: where discovery is.
@@ -143,6 +220,20 @@ pub struct PodSpec {
 pub struct Whereabouts {
     /// Discovery's socket.
     pub discovery: SocketAddr,
+    /// What the part proves itself to it with.
+    pub token: String,
+}
+
+/// From the parent to discovery, on standard input: who may be what, by token.
+pub type Roster = BTreeMap<String, Claim>;
+
+/// Who the bearer of a token is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The part, as [`Part`] is displayed.
+    pub part: String,
+    /// Who it may be signed as, if anybody.
+    pub name: Option<Name>,
 }
 
 /// From a part to its parent, on standard output: what it listens on.

@@ -1,13 +1,15 @@
 //! What discovery knows: the operators' resources as last accepted, the pods that run, and who subscribes.
 //!
 //! Pure data: it opens no socket and reads no file. What a cluster adds to the operators' words is added here to a
-//! copy: addresses of Services, and pods with a status. A pod is ready while its process is connected.
+//! copy: addresses of Services, and pods with a status. A pod is ready while its process is connected, and its sidecar's.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{MAIN_SEPARATOR, Path};
 use std::time::{Duration, Instant};
 
+use meshroute::authorize::{Guard, MutualTls};
+use meshroute::model::gateway::{Server, ServerTlsMode};
 use meshroute::model::pod::PodCondition;
 use meshroute::model::service::ServicePort;
 use meshroute::model::{IntOrString, Object, Pod, PodSpec as Template, Service, Untyped};
@@ -16,7 +18,8 @@ use meshroute::{Diagnostic, Mesh, Plan, Reader, ResourceRef, Resources, Severity
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::wire::{Part, PodSpec, Routes, Services};
+use crate::spiffe::Name;
+use crate::wire::{Credential, Inbound, Part, PodSpec, Routes, Services};
 use crate::workload::Workload;
 
 /// How long pods that do not run yet are waited for after the start, before anybody gets a snapshot without them.
@@ -42,6 +45,8 @@ pub struct World {
     /// The same with what a cluster adds.
     cluster: Resources,
     pods: Vec<Pod>,
+    /// Whose certificates are trusted.
+    roots: Vec<Vec<u8>>,
     started: Instant,
 }
 
@@ -78,7 +83,7 @@ impl Subscriber {
 
 impl World {
     /// A world in which nobody has written anything; `resources` are those of an earlier life.
-    pub fn new(folder: &Path, resources: Resources) -> Self {
+    pub fn new(folder: &Path, resources: Resources, roots: Vec<Vec<u8>>) -> Self {
         let mut world = World {
             version: 0,
             changed: Instant::now(),
@@ -90,6 +95,7 @@ impl World {
             resources,
             cluster: Resources::new(),
             pods: Vec::new(),
+            roots,
             started: Instant::now(),
         };
         world.rebuild();
@@ -190,17 +196,44 @@ impl World {
         self.cluster = cluster;
     }
 
+    /// From now on the certificates of others are trusted.
+    pub fn set_roots(&mut self, roots: Vec<Vec<u8>>) {
+        self.roots = roots;
+        self.grow();
+    }
+
     fn grow(&mut self) {
         self.version += 1;
         self.changed = Instant::now();
     }
 
     fn running(&self) -> BTreeSet<(String, String)> {
-        let pod = |part: &Part| match part {
+        let parts = || self.subscribers.values().map(|subscriber| &subscriber.part);
+        let pods = parts().filter_map(|part| match part {
             Part::Pod { namespace, name, .. } => Some((namespace.clone(), name.clone())),
             _ => None,
-        };
-        self.subscribers.values().filter_map(|subscriber| pod(&subscriber.part)).collect()
+        });
+        let sidecars: BTreeSet<_> = parts().filter_map(sidecar_of).collect();
+        let bare: BTreeSet<_> = self.pods.iter().filter(|pod| !self.is_injected(pod)).map(key).collect();
+        pods.filter(|pod| sidecars.contains(pod) || bare.contains(pod)).collect()
+    }
+
+    /// Whether a pod gets a sidecar: as the label `istio-injection` of its namespace says, if the namespace is written down,
+    /// and unless its own `sidecar.istio.io/inject` (label or annotation) says otherwise. Where nothing is said, it does.
+    pub fn is_injected(&self, pod: &Pod) -> bool {
+        const INJECT: &str = "sidecar.istio.io/inject";
+        let metadata = &pod.metadata;
+        let own = metadata.labels.get(INJECT).or_else(|| metadata.annotations.get(INJECT)).map(String::as_str);
+        let namespace = self.resources.iter().find_map(|resource| match resource.object {
+            Object::Namespace(namespace) if namespace.metadata.name == metadata.namespace => Some(namespace),
+            _ => None,
+        });
+        let label = namespace.map(|namespace| namespace.metadata.labels.get("istio-injection").map(String::as_str));
+        match (label, own) {
+            (Some(Some("disabled")), _) | (_, Some("false")) => false,
+            (Some(Some("enabled")), _) | (None, _) | (_, Some("true")) => true,
+            _ => false,
+        }
     }
 
     /// Each pod, and whether it is ready.
@@ -227,12 +260,23 @@ impl World {
             _ if !self.is_warm() => return None,
             Part::KubeProxy => (to_value(&self.services()), Vec::new()),
             Part::Sidecar { .. } | Part::Gateway { .. } => {
-                let resolution = Plan::resolve(&self.cluster, &viewpoint(part)?, &Mesh::default());
-                let places = self.places(&resolution.plan);
-                let (own, workloads) = (self.own(part), self.workloads());
-                let routes = Routes { plan: resolution.plan, underlay: self.underlay(), places, own, workloads };
-                let findings =
-                    resolution.findings.into_iter().map(|finding| self.located(finding, &self.cluster)).collect();
+                let (viewpoint, mesh) = (viewpoint(part)?, Mesh::default());
+                let resolution = Plan::resolve(&self.cluster, &viewpoint, &mesh);
+                let (guard, more) = Guard::of(&self.cluster, &viewpoint, &mesh);
+                let routes = Routes {
+                    places: self.places(&resolution.plan),
+                    plan: resolution.plan,
+                    inbound: self.inbound(part),
+                    guard,
+                    peers: self.peers(),
+                    roots: self.roots.clone(),
+                    credentials: self.credentials(part),
+                    underlay: self.underlay(),
+                    own: self.own(part),
+                    workloads: self.workloads(),
+                };
+                let findings = resolution.findings.into_iter().chain(more);
+                let findings = findings.map(|finding| self.located(finding, &self.cluster)).collect();
                 (to_value(&routes), findings)
             }
         };
@@ -305,6 +349,8 @@ impl World {
             name: pod.metadata.name.clone(),
             labels: pod.metadata.labels.clone(),
             ports: self.ports_of(pod),
+            account: account_of(pod).to_string(),
+            sidecar: self.is_injected(pod),
             greet: if greets_by_name(&pod.spec) { pod.metadata.name.clone() } else { "nginx".into() },
         };
         self.pods.iter().map(spec).collect()
@@ -335,24 +381,104 @@ impl World {
         services
     }
 
-    /// Where each running pod's made-up address really is.
+    /// Where each running pod's made-up address really is: at its sidecar's door, if it has one.
     fn underlay(&self) -> BTreeMap<SocketAddr, SocketAddr> {
         let mut underlay = BTreeMap::new();
-        for subscriber in self.subscribers.values() {
-            let Part::Pod { namespace, name, sockets } = &subscriber.part else { continue };
-            let same = |pod: &&Pod| pod.metadata.namespace == *namespace && pod.metadata.name == *name;
-            let Some(pod) = self.pods.iter().find(same) else { continue };
-            let real = sockets.iter().filter(|(_, real)| real.ip().is_loopback());
-            underlay.extend(real.filter_map(|(port, real)| Some((socket(pod, *port)?, *real))));
+        for (pod, sockets) in self.doors(|part| matches!(part, Part::Pod { .. })) {
+            underlay.extend(sockets.iter().filter_map(|(port, real)| Some((socket(pod, *port)?, *real))));
         }
+        for (pod, sockets) in self.doors(|part| matches!(part, Part::Sidecar { .. })) {
+            underlay.extend(sockets.iter().filter_map(|(port, real)| Some((socket(pod, *port)?, *real))));
+        }
+        underlay.retain(|_, real| real.ip().is_loopback());
         underlay
+    }
+
+    /// What some parts of pods listen on, by the pod's own ports.
+    fn doors(&self, wanted: impl Fn(&Part) -> bool) -> impl Iterator<Item = (&Pod, &BTreeMap<u16, SocketAddr>)> {
+        let parts = self.subscribers.values().map(|subscriber| &subscriber.part).filter(move |part| wanted(part));
+        parts.filter_map(|part| {
+            let (namespace, name, sockets) = match part {
+                Part::Pod { namespace, name, sockets } => (namespace, name, sockets),
+                Part::Sidecar { namespace, pod, inbound, .. } => (namespace, pod, inbound),
+                _ => return None,
+            };
+            let same = |pod: &&Pod| pod.metadata.namespace == *namespace && pod.metadata.name == *name;
+            Some((self.pods.iter().find(same)?, sockets))
+        })
+    }
+
+    /// Who is at the addresses to which the mesh encrypts: pods with a sidecar that takes it.
+    fn peers(&self) -> BTreeMap<SocketAddr, Name> {
+        let mut peers = BTreeMap::new();
+        for (pod, sockets) in self.doors(|part| matches!(part, Part::Sidecar { .. })) {
+            let view = Viewpoint::sidecar(&pod.metadata.namespace).labels(pod.metadata.labels.clone());
+            let (guard, _) = Guard::of(&self.cluster, &view, &Mesh::default());
+            let name = Name { namespace: pod.metadata.namespace.clone(), account: account_of(pod).to_string() };
+            let taken = sockets.keys().filter(|port| guard.mutual_tls(**port) != MutualTls::Disable);
+            peers.extend(taken.filter_map(|port| Some((socket(pod, *port)?, name.clone()))));
+        }
+        peers
+    }
+
+    /// The certificates that a gateway shows: those that its Gateways name. A file is looked for in the folder; a secret is
+    /// a folder `secrets/NAME` in there, with Kubernetes' names for its files.
+    fn credentials(&self, part: &Part) -> Vec<Credential> {
+        let Part::Gateway { labels, .. } = part else { return Vec::new() };
+        let mut credentials = Vec::new();
+        for resource in self.resources.iter() {
+            let Object::Gateway(gateway) = resource.object else { continue };
+            let selects = gateway.spec.selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+            let servers = gateway.spec.servers.iter().filter(|_| selects);
+            credentials.extend(servers.filter_map(|server| self.credential(server)));
+        }
+        credentials
+    }
+
+    fn credential(&self, server: &Server) -> Option<Credential> {
+        let (port, tls) = (server.port.as_ref()?, server.tls.as_ref()?);
+        let mutual = match tls.mode {
+            ServerTlsMode::Simple => false,
+            ServerTlsMode::Mutual => true,
+            _ => return None,
+        };
+        let folder = Path::new(&self.folder);
+        let files = match tls.credential_name.as_str() {
+            "" => [&tls.server_certificate, &tls.private_key, &tls.ca_certificates].map(|file| folder.join(file)),
+            secret => ["tls.crt", "tls.key", "ca.crt"].map(|file| folder.join("secrets").join(secret).join(file)),
+        };
+        let [certificate, key, authorities] = files;
+        let host = |host: &String| host.rsplit_once('/').map_or(&**host, |(_, host)| host).to_string();
+        let hosts = server.hosts.iter().map(host).collect();
+        let port = u16::try_from(port.number).ok()?;
+        Some(Credential { port, hosts, certificate, key, authorities: mutual.then_some(authorities) })
+    }
+
+    /// What comes to each port of a sidecar's own pod.
+    fn inbound(&self, part: &Part) -> BTreeMap<u16, Inbound> {
+        let Some(own) = sidecar_of(part) else { return BTreeMap::new() };
+        let Some((pod, sockets)) = self.doors(|part| matches!(part, Part::Pod { .. })).find(|(pod, _)| key(pod) == own)
+        else {
+            return BTreeMap::new();
+        };
+        let inbound = |(port, real): (&u16, &SocketAddr)| {
+            let led = self.every_service().filter(|service| selects(service, pod));
+            let led = led.flat_map(|service| service.spec.ports.iter().map(move |port| (service, port)));
+            let led: Vec<_> = led.filter(|(_, way)| target(way, pod) == Some(*port)).collect();
+            let service = led.first().map(|(service, _)| {
+                format!("{}.{}.svc.cluster.local", service.metadata.name, service.metadata.namespace)
+            });
+            let http = !led.iter().any(|(_, way)| is_opaque(way));
+            (*port, Inbound { socket: *real, http, service: service.unwrap_or_default() })
+        };
+        sockets.iter().filter(|(_, real)| real.ip().is_loopback()).map(inbound).collect()
     }
 
     /// Who a subscriber is.
     fn own(&self, part: &Part) -> Workload {
         match part {
             Part::Gateway { namespace, labels } => Workload::gateway(namespace, labels),
-            Part::Sidecar { namespace, pod, labels } => {
+            Part::Sidecar { namespace, pod, labels, .. } => {
                 let named = |known: &&Pod| known.metadata.namespace == *namespace && known.metadata.name == *pod;
                 let known = self.pods.iter().find(named).map(|pod| self.workload(pod));
                 known.unwrap_or_else(|| Workload::new(namespace, pod, labels))
@@ -425,6 +551,28 @@ pub fn viewpoint(part: &Part) -> Option<Viewpoint> {
 
 fn key(pod: &Pod) -> (String, String) {
     (pod.metadata.namespace.clone(), pod.metadata.name.clone())
+}
+
+/// The pod that a sidecar is for.
+fn sidecar_of(part: &Part) -> Option<(String, String)> {
+    match part {
+        Part::Sidecar { namespace, pod, .. } => Some((namespace.clone(), pod.clone())),
+        _ => None,
+    }
+}
+
+/// The service account of a pod.
+fn account_of(pod: &Pod) -> &str {
+    let account = pod.spec.service_account_name.as_str();
+    if account.is_empty() { "default" } else { account }
+}
+
+/// Whether a port is said to carry something in which no requests are to be looked for: by `appProtocol`, or by the first
+/// word of its name.
+fn is_opaque(port: &ServicePort) -> bool {
+    let named = port.name.split('-').next().unwrap_or_default();
+    let said = if port.app_protocol.is_empty() { named } else { &port.app_protocol };
+    matches!(said.to_ascii_lowercase().as_str(), "tcp" | "tls" | "https" | "mongo" | "mysql" | "redis" | "udp")
 }
 
 /// For a pod that was written down without an address.

@@ -1,0 +1,44 @@
+//! How a connection to somebody is opened: plainly, or proving who both sides are.
+//!
+//! Knows sockets and identities. Knows nothing of what is sent.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::identity::Identity;
+use crate::spiffe::Name;
+
+/// A connection of either kind.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// Where a connection goes, and whom it must lead to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Way {
+    /// The socket.
+    pub to: SocketAddr,
+    /// Who must be there, by mutual TLS; `None`: it is not encrypted.
+    pub peer: Option<Name>,
+}
+
+impl Way {
+    /// A way that is not encrypted.
+    pub fn plain(to: SocketAddr) -> Self {
+        Way { to, peer: None }
+    }
+
+    /// Opens a connection; `None`: nobody is there in time, or somebody else.
+    pub async fn open(&self, identity: &Identity, patience: Duration) -> Option<Box<dyn Io>> {
+        let stream = timeout(patience, TcpStream::connect(self.to)).await.ok()?.ok()?;
+        let _ = stream.set_nodelay(true);
+        match &self.peer {
+            None => Some(Box::new(stream)),
+            Some(peer) => Some(Box::new(identity.secure(stream, peer).await?)),
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Who may speak to whom in the small mesh: certificates, mutual TLS, authorization, and what happens when certificates and
+//! roots are replaced. Knows nothing of the library.
+#![cfg(unix)]
+
+#[path = "support/served.rs"]
+mod served;
+#[path = "support/tls.rs"]
+mod tls;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use rcgen::{CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
+use serde_json::{Value, json};
+use served::{Answer, Folder, PATIENCE, Served, exchange, get, signal, try_get};
+use tls::Issued;
+
+/// A shop, somebody who may ask it and somebody who may not, and a pod without a sidecar.
+const SHOP: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec:
+  selector: {app: shop}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp-raw, port: 9000, targetPort: 9000}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: bare}
+spec: {selector: {app: bare}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: shop, labels: {app: shop}}
+spec: {serviceAccountName: shop, containers: [{name: c, ports: [{containerPort: 8080}, {containerPort: 9000}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec: {serviceAccountName: client, containers: [{name: c, ports: [{containerPort: 81}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: stranger, labels: {app: stranger}}
+spec: {containers: [{name: c, ports: [{containerPort: 81}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: bare, labels: {app: bare}, annotations: {sidecar.istio.io/inject: "false"}}
+spec: {containers: [{name: c, ports: [{containerPort: 8080}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: shop}
+spec: {host: shop, trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 1}}}}
+"#;
+
+const STRICT: &str = r#"
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: shop}
+spec: {selector: {matchLabels: {app: shop}}, mtls: {mode: STRICT}}
+"#;
+
+const POLICIES: &str = r#"
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: readers}
+spec:
+  selector: {matchLabels: {app: shop}}
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/default/sa/client]}}]
+    to: [{operation: {methods: [GET]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-names}
+spec:
+  selector: {matchLabels: {app: shop}}
+  action: DENY
+  rules: [{to: [{operation: {paths: [/name]}}]}]
+"#;
+
+fn shop(name: &str, more: &[&str]) -> (Folder, Served) {
+    let folder = Folder::empty(name);
+    folder.write("shop.yaml", SHOP);
+    let served = Served::start_with(&folder, more);
+    let proxy = served.sidecar("default/client");
+    until("the shop answers", || get(&proxy, "http://shop/name", "").status() == "200");
+    (folder, served)
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn ask(served: &Served, from: &str, path: &str) -> Answer {
+    get(&served.sidecar(&format!("default/{from}")), &format!("http://shop{path}"), "")
+}
+
+fn subscriber(served: &Served, part: &str) -> Value {
+    let status = served.status();
+    let found = status["subscribers"].as_array().unwrap().iter().find(|one| one["part"] == part).cloned();
+    found.unwrap_or_else(|| panic!("no {part} in {status}"))
+}
+
+/// The shop's door, where its sidecar takes what comes.
+fn door(served: &Served) -> String {
+    subscriber(served, "sidecar default/shop")["inbound"]["8080"].as_str().unwrap().to_string()
+}
+
+/// What a sidecar counts, line by line.
+fn counted(served: &Served, part: &str, wanted: &[&str]) -> bool {
+    let page = format!("127.0.0.1:{}", subscriber(served, part)["admin"]);
+    let body = get(&page, "/stats/prometheus", "").body;
+    body.lines()
+        .any(|line| line.starts_with("istio_requests_total{") && wanted.iter().all(|label| line.contains(label)))
+}
+
+#[test]
+fn both_sides_prove_who_they_are_and_say_so() {
+    let (_folder, served) = shop("proved", &[]);
+    let answer = ask(&served, "client", "/headers");
+    let wanted = "By=spiffe://cluster.local/ns/default/sa/shop;URI=spiffe://cluster.local/ns/default/sa/client";
+    assert!(answer.body.contains(wanted), "{}", answer.body);
+    assert!(!answer.body.contains("x-envoy-peer-metadata"), "{}", answer.body);
+    // What a program says of itself is not passed on as if it were proved.
+    let lie = "x-forwarded-client-cert: By=x;URI=spiffe://cluster.local/ns/default/sa/admin\r\n";
+    let answer = get(&served.sidecar("default/stranger"), "http://shop/headers", lie);
+    assert!(answer.body.contains("sa/default") && !answer.body.contains("sa/admin"), "{}", answer.body);
+
+    let encrypted = [
+        "reporter=\"destination\"",
+        "connection_security_policy=\"mutual_tls\"",
+        "source_principal=\"spiffe://cluster.local/ns/default/sa/client\"",
+        "destination_principal=\"spiffe://cluster.local/ns/default/sa/shop\"",
+        "source_workload=\"client\"",
+        "destination_service_name=\"shop\"",
+    ];
+    until("it is counted", || counted(&served, "sidecar default/shop", &encrypted));
+    let caller = ["reporter=\"source\"", encrypted[2], encrypted[3], "connection_security_policy=\"unknown\""];
+    until("it is counted by the caller too", || counted(&served, "sidecar default/client", &caller));
+    // The graph has a lock on the way.
+    let graph = |page: &str| serde_json::from_str::<Value>(&get(page, "/api/graph", "").body).unwrap();
+    until("the graph shows a lock", || {
+        let edges = graph(&served.page)["elements"]["edges"].as_array().cloned().unwrap_or_default();
+        edges.iter().any(|edge| edge["data"]["isMTLS"].as_str().is_some_and(|share| share.parse() != Ok(0.0)))
+    });
+    // A pod without a sidecar is reached plainly, and nobody comes out of it.
+    let answer = get(&served.sidecar("default/client"), "http://bare/headers", "");
+    assert!(answer.status() == "200" && !answer.body.contains("spiffe"), "{}", answer.body);
+    assert!(!served.printed.contains("default/bare  http_proxy"), "{}", served.printed);
+}
+
+#[test]
+fn who_comes_plainly_is_taken_or_refused_as_the_rule_says() {
+    let (folder, served) = shop("strict", &[]);
+    let outside = served.place("default/shop:80");
+    let raw = served.place("default/shop:9000");
+    assert_eq!(get(&outside, "/name", "").body, "shop");
+    until("what is plain is counted so", || {
+        counted(
+            &served,
+            "sidecar default/shop",
+            &["connection_security_policy=\"none\"", "source_workload=\"unknown\""],
+        )
+    });
+    folder.write("strict.yaml", STRICT);
+    until("nothing plain is taken", || try_get(&outside, "/name", "").is_none());
+    assert!(try_get(&raw, "/name", "").is_none(), "nor by the other port");
+    assert_eq!(ask(&served, "client", "/name").body, "shop");
+    folder.write(
+        "strict.yaml",
+        &format!("{STRICT}  portLevelMtls: {{\"8080\": {{mode: PERMISSIVE}}}}\n").replace(
+            "spec: {selector: {matchLabels: {app: shop}}, mtls: {mode: STRICT}}\n",
+            "spec:\n  selector: {matchLabels: {app: shop}}\n  mtls: {mode: STRICT}\n",
+        ),
+    );
+    until("one port takes it again", || try_get(&outside, "/name", "").is_some_and(|answer| answer.body == "shop"));
+    assert!(try_get(&raw, "/name", "").is_none(), "and the other one does not");
+    folder.write("strict.yaml", &STRICT.replace("STRICT", "DISABLE"));
+    until("sidecars come plainly too", || !ask(&served, "client", "/headers").body.contains("spiffe"));
+}
+
+#[test]
+fn who_may_do_what() {
+    let (folder, served) = shop("policies", &[]);
+    folder.write("policies.yaml", POLICIES);
+    until("the policies are in force", || ask(&served, "stranger", "/headers").status() == "403");
+    assert_eq!(ask(&served, "client", "/headers").status(), "200");
+    let answer = ask(&served, "client", "/name?x");
+    assert_eq!((answer.status(), answer.body.as_str()), ("403", "RBAC: access denied"));
+    assert_eq!(ask(&served, "client", "/x/../name").status(), "403", "a path is judged in its normal form");
+    let post = "POST http://shop/echo HTTP/1.1\r\nHost: shop\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let post = exchange(&served.sidecar("default/client"), post.into(), Vec::new()).unwrap();
+    assert_eq!(post.status(), "403");
+    // Nobody at all is nobody in particular.
+    assert_eq!(get(&served.place("default/shop:80"), "/headers", "").status(), "403");
+    // A connection that is not looked into has no method to be allowed by.
+    assert!(try_get(&served.place("default/shop:9000"), "/headers", "").is_none());
+    until("it is written down", || {
+        let log = std::fs::read_to_string(&served.log).unwrap();
+        let denied = |policy: &str| format!("403 - rbac_access_denied_matched_policy[{policy}]");
+        log.contains(&denied("ns[default]-policy[no-names]-rule[0]")) && log.contains(&denied("none"))
+    });
+    std::fs::remove_file(folder.0.join("policies.yaml")).unwrap();
+    until("all may again", || ask(&served, "stranger", "/name").body == "shop");
+}
+
+/// A root of the mesh, as its authority keeps it.
+fn roots(served: &Served) -> Vec<(KeyPair, u64)> {
+    let file = served.log.parent().unwrap().join("roots");
+    let roots: Vec<Value> = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let bytes = |value: &Value| serde_json::from_value::<Vec<u8>>(value.clone()).unwrap();
+    roots
+        .iter()
+        .map(|root| (KeyPair::try_from(bytes(&root["key"]).as_slice()).unwrap(), root["made"].as_u64().unwrap()))
+        .collect()
+}
+
+/// Papers for a name, good until so many seconds from now, signed by a root that is called so.
+fn papers(root: KeyPair, called: &str, name: &str, seconds: i64) -> Issued {
+    let mut issuer = CertificateParams::default();
+    issuer.distinguished_name = DistinguishedName::new();
+    issuer.distinguished_name.push(DnType::OrganizationName, "cluster.local");
+    issuer.distinguished_name.push(DnType::CommonName, called);
+    issuer.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer = Issuer::new(issuer, root);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(name.try_into().unwrap())];
+    params.not_before = epoch + Duration::from_secs((now - 3600) as u64);
+    params.not_after = epoch + Duration::from_secs((now + seconds) as u64);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap().der().to_vec();
+    Issued { certificate, key: key.serialize_der() }
+}
+
+/// Knocks at a door with some papers, or none. The first line of the answer, and the certificate of whoever opened.
+fn knock(door: &str, papers: Option<Issued>) -> std::io::Result<(String, Vec<u8>)> {
+    let (text, certificate) = tls::knock(door, "shop", &[b"istio"], papers, "/name")?;
+    Ok((text.lines().next().unwrap_or_default().to_string(), certificate))
+}
+
+#[test]
+fn certificates_that_prove_nothing_are_refused() {
+    let (_folder, served) = shop("refused", &[]);
+    let door = door(&served);
+    let root = || roots(&served).remove(0);
+    let signed = |name: &str, seconds| {
+        let (key, made) = root();
+        papers(key, &format!("root {made}"), name, seconds)
+    };
+    let client = "spiffe://cluster.local/ns/default/sa/client";
+    // One that is good is taken, so what is refused below is refused for what it is.
+    let (line, _) = knock(&door, Some(signed(client, 600))).expect("a good one is taken");
+    assert_eq!(line, "HTTP/1.1 200 OK");
+
+    let called = format!("root {}", root().1);
+    let refused = [
+        ("expired", Some(signed(client, -1))),
+        ("of a foreign domain", Some(signed("spiffe://evil.example/ns/default/sa/client", 600))),
+        ("of no workload", Some(signed("spiffe://cluster.local/client", 600))),
+        ("impersonating: signed by nobody who may", Some(papers(KeyPair::generate().unwrap(), &called, client, 600))),
+        ("missing", None),
+    ];
+    for (what, papers) in refused {
+        let taken = knock(&door, papers);
+        assert!(taken.is_err(), "one that is {what}: {taken:?}");
+    }
+    until("it is written down", || {
+        std::fs::read_to_string(&served.log).unwrap().contains("no such certificate is taken")
+    });
+    assert_eq!(ask(&served, "client", "/name").body, "shop");
+}
+
+#[test]
+fn a_server_that_is_somebody_else_gets_nothing() {
+    // The caller's sidecar is told to whom each address belongs, and asks for that name.
+    let (folder, served) = shop("somebody", &[]);
+    let before = door(&served);
+    folder.write("shop.yaml", &SHOP.replace("serviceAccountName: shop", "serviceAccountName: store"));
+    until("the pod runs under another account", || {
+        ask(&served, "client", "/headers").body.contains("By=spiffe://cluster.local/ns/default/sa/store")
+    });
+    let (key, made) = roots(&served).remove(0);
+    let own = papers(key, &format!("root {made}"), "spiffe://cluster.local/ns/default/sa/client", 600);
+    let now = door(&served);
+    let (_, certificate) = knock(&now, Some(own)).unwrap();
+    assert!(contains(&certificate, b"/sa/store") && !contains(&certificate, b"/sa/shop"), "{before} {now}");
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+#[test]
+fn who_has_no_token_is_nobody() {
+    let (_folder, served) = shop("token", &[]);
+    let api = served.status()["api"].as_str().unwrap().to_string();
+    let say = |message: Value| {
+        let mut stream = TcpStream::connect(&api).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(format!("{message}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap_or_default();
+        line
+    };
+    let key = KeyPair::generate().unwrap();
+    let mut request = CertificateParams::default();
+    request.subject_alt_names = vec![SanType::URI("spiffe://cluster.local/ns/default/sa/shop".try_into().unwrap())];
+    let request = request.serialize_request(&key).unwrap().der().to_vec();
+    let answer = say(json!({"signing": {"token": "guessed", "request": request}}));
+    assert_eq!(answer.trim(), r#"{"Err":"nobody is signed with this token"}"#);
+    let part = json!({"sidecar": {"namespace": "default", "pod": "shop", "labels": {}, "inbound": {}}});
+    assert_eq!(say(json!({"hello": {"pid": 1, "part": part, "admin": 0, "token": "guessed"}})), "");
+}
+
+#[test]
+fn certificates_and_roots_are_replaced_under_load() {
+    let (_folder, served) = shop("rotation", &["--lifetime", "8", "--root-lifetime", "5"]);
+    let proxy = served.sidecar("default/client");
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let load = {
+        let (stop, asked) = (stop.clone(), asked.clone());
+        std::thread::spawn(move || {
+            let mut failed = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let answer = get(&proxy, "http://shop/name", "");
+                asked.fetch_add(1, Ordering::Relaxed);
+                if answer.status() != "200" {
+                    failed.push(answer.head);
+                }
+            }
+            failed
+        })
+    };
+    let begun = Instant::now();
+    let door = door(&served);
+    let shown = || {
+        let (key, made) = roots(&served).remove(0);
+        let own = papers(key, &format!("root {made}"), "spiffe://cluster.local/ns/default/sa/client", 60);
+        knock(&door, Some(own)).unwrap().1
+    };
+    let first = shown();
+    // Discovery does not answer while some want to be renewed; they go on with what they have.
+    let discovery = served.status()["pid"].as_u64().unwrap();
+    assert!(signal("-STOP", discovery));
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(signal("-CONT", discovery));
+    until("a new certificate is shown", || shown() != first);
+    let new_root = || {
+        let roots = roots(&served);
+        (roots.len() > 1).then(|| format!("root {}", roots[1].1))
+    };
+    until("a second root is there", || new_root().is_some());
+    let called = new_root().unwrap();
+    until("the second root signs", || contains(&shown(), called.as_bytes()));
+    until("the first certificate is long over", || begun.elapsed() > Duration::from_secs(9));
+    stop.store(true, Ordering::Relaxed);
+    let failed = load.join().unwrap();
+    assert!(failed.is_empty(), "{} of {}: {}", failed.len(), asked.load(Ordering::Relaxed), failed[0]);
+    assert!(asked.load(Ordering::Relaxed) > 50, "{asked:?}");
+}
