@@ -7,9 +7,10 @@ mod served;
 #[path = "support/tls.rs"]
 mod tls;
 
+use std::io::{Read as _, Write as _};
 use std::time::Instant;
 
-use served::{Folder, PATIENCE, Served, exchange};
+use served::{Folder, PATIENCE, Served, exchange, get};
 use tls::{Issued, Root, knock};
 
 const SHOP: &str = r#"
@@ -138,4 +139,126 @@ fn a_certificate_that_changes_is_shown_and_one_that_is_broken_is_not() {
         std::fs::read_to_string(&served.log).unwrap().contains("[\"shop.example.com\"] cannot be used").then_some(())
     });
     assert_eq!(shown().as_deref(), Some(next.certificate()), "what was good before is shown on");
+}
+
+/// The usual way out: what pods ask of a host outside goes to the egress gateway, and only from there to the host. A pod
+/// that is asked for nothing else is the host.
+const EGRESS: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: istio-egressgateway, namespace: istio-system}
+spec:
+  selector: {istio: egressgateway}
+  ports: [{name: http2, port: 80, targetPort: 8080}, {name: https, port: 443, targetPort: 8443}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: egress, namespace: istio-system, labels: {istio: egressgateway}}
+spec: {serviceAccountName: egress, containers: [{name: c, ports: [{containerPort: 8080}, {containerPort: 8443}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec: {serviceAccountName: client, containers: [{name: c, ports: [{containerPort: 81}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside}
+spec:
+  hosts: [outside.example]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 127.0.0.1, ports: {http: OUTSIDE}}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: egress, namespace: istio-system}
+spec:
+  selector: {istio: egressgateway}
+  servers:
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: [outside.example]}
+  - {port: {number: 443, name: https, protocol: HTTPS}, hosts: [outside.example], tls: {mode: ISTIO_MUTUAL}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: egress}
+spec:
+  host: istio-egressgateway.istio-system.svc.cluster.local
+  subsets:
+  - {name: plain}
+  - name: encrypted
+    trafficPolicy:
+      portLevelSettings: [{port: {number: 443}, tls: {mode: ISTIO_MUTUAL, sni: outside.example}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: outside}
+spec:
+  hosts: [outside.example]
+  gateways: [mesh, istio-system/egress]
+  http:
+  - match: [{gateways: [mesh], uri: {prefix: /encrypted}}]
+    route: [{destination: {host: istio-egressgateway.istio-system.svc.cluster.local, subset: encrypted, port: {number: 443}}}]
+  - match: [{gateways: [mesh]}]
+    route: [{destination: {host: istio-egressgateway.istio-system.svc.cluster.local, subset: plain, port: {number: 80}}}]
+  - match: [{gateways: [istio-system/egress]}]
+    headers: {request: {set: {x-by: egress}}}
+    route: [{destination: {host: outside.example}}]
+"#;
+
+const REGISTRY_ONLY: &str = r#"
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: istio-system}
+spec:
+  egress: [{hosts: ["*/*"]}]
+  outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+"#;
+
+/// A server outside the mesh, which answers with the head of the request.
+fn outside() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+                    head.push(byte[0]);
+                }
+                let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", head.len());
+                let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.write_all(&head));
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn what_goes_out_goes_through_the_egress_gateway_and_what_nobody_knows_goes_nowhere() {
+    let folder = Folder::empty("egress");
+    let port = outside();
+    folder.write("egress.yaml", &EGRESS.replace("OUTSIDE", &port.to_string()));
+    let served = Served::start(&folder);
+    let proxy = served.sidecar("default/client");
+    let ask = |path: &str| get(&proxy, &format!("http://outside.example{path}"), "");
+    let answer = until("the way out is there", || {
+        let answer = ask("/plain");
+        (answer.status() == "200").then_some(answer)
+    });
+    assert!(answer.body.contains("x-by: egress") && answer.body.contains("host: outside.example"), "{}", answer.body);
+    let answer = ask("/encrypted/a");
+    assert!(answer.status() == "200" && answer.body.contains("x-by: egress"), "{} {}", answer.head, answer.body);
+    until("the gateway knows who came", || {
+        let log = std::fs::read_to_string(&served.log).unwrap();
+        log.contains("spiffe://cluster.local/ns/default/sa/client").then_some(())
+    });
+
+    let unknown = || get(&proxy, &format!("http://127.0.0.1:{port}/direct"), "");
+    assert_eq!(unknown().status(), "200", "an address that nobody claims is reached");
+    folder.write("registry-only.yaml", REGISTRY_ONLY);
+    until("it is no more", || (unknown().status() == "502").then_some(()));
+    assert_eq!(ask("/plain").status(), "200", "what is registered still is");
 }

@@ -370,3 +370,39 @@ fn certificates_and_roots_are_replaced_under_load() {
     assert!(failed.is_empty(), "{} of {}: {}", failed.len(), asked.load(Ordering::Relaxed), failed[0]);
     assert!(asked.load(Ordering::Relaxed) > 50, "{asked:?}");
 }
+
+#[test]
+fn which_pods_get_a_sidecar() {
+    let folder = Folder::empty("injection");
+    let mut text = String::new();
+    let spaces = [("on", "{istio-injection: enabled}"), ("off", "{istio-injection: disabled}"), ("silent", "{a: b}")];
+    for (name, labels) in spaces {
+        text += &format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {labels}}}\n");
+    }
+    for namespace in ["on", "off", "silent", "unwritten"] {
+        for (pod, labels) in [
+            ("plain", "{}"),
+            ("yes", "{sidecar.istio.io/inject: 'true'}"),
+            ("no", "{sidecar.istio.io/inject: 'false'}"),
+        ] {
+            text += &format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}, namespace: {namespace}, labels: {labels}}}\n\
+                 spec: {{containers: [{{name: c, ports: [{{containerPort: 80}}]}}]}}\n"
+            );
+        }
+    }
+    folder.write("pods.yaml", &text);
+    let served = Served::start(&folder);
+    let status = served.until("all pods run", |status| status["settled"] == true);
+    let pods = status["pods"].as_array().unwrap().iter();
+    let injected: Vec<&str> =
+        pods.filter(|pod| pod["sidecar"] == true).map(|pod| pod["name"].as_str().unwrap()).collect();
+    let mut wanted = vec!["on/plain", "on/yes", "silent/yes", "unwritten/plain", "unwritten/yes"];
+    wanted.sort_unstable();
+    let mut sorted = injected.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, wanted);
+    for name in &injected {
+        subscriber(&served, &format!("sidecar {name}"));
+    }
+}

@@ -11,9 +11,8 @@ use meshroute::model::destination_rule::ClientTlsMode;
 use meshroute::plan::{Cluster, Endpoint, Target};
 
 use crate::question::Door;
-use crate::spiffe::Name;
 use crate::transport::Way;
-use crate::wire::{Inbound, Routes};
+use crate::wire::{Inbound, Peer, Routes};
 use crate::workload::Workload;
 
 /// A snapshot in force: what is read together is swapped together.
@@ -30,7 +29,7 @@ pub struct Config {
     pub guard: Guard,
     /// Who this is, as the other sidecars are told it.
     pub metadata: Option<HeaderValue>,
-    peers: BTreeMap<SocketAddr, Name>,
+    peers: BTreeMap<SocketAddr, Peer>,
     underlay: BTreeMap<SocketAddr, SocketAddr>,
     workloads: BTreeMap<IpAddr, Arc<Workload>>,
 }
@@ -60,9 +59,13 @@ impl Config {
     /// says something of its own about TLS.
     pub fn way(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Way> {
         let address = endpoint.socket()?;
-        let mode = cluster.policy.tls.as_ref().map(|tls| tls.mode);
-        let peer = self.peers.get(&address).filter(|_| matches!(mode, None | Some(ClientTlsMode::IstioMutual)));
-        Some(Way { to: self.real(address)?, peer: peer.cloned() })
+        let tls = cluster.policy.tls.as_ref();
+        let peer = self.peers.get(&address).filter(|peer| match tls.map(|tls| tls.mode) {
+            None => peer.unasked,
+            Some(mode) => mode == ClientTlsMode::IstioMutual,
+        });
+        let sni = tls.map(|tls| tls.sni.clone()).filter(|sni| !sni.is_empty());
+        Some(Way { to: self.real(address)?, peer: peer.map(|peer| peer.name.clone()), sni })
     }
 
     /// Where a made-up address really is. This mesh reaches nothing beyond loopback.

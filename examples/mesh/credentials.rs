@@ -89,6 +89,13 @@ impl Credentials {
         known.iter().any(|known| known.wanted.port == port && known.wanted.hosts.iter().any(|host| fits(host, name)))
     }
 
+    /// Whether what ends here is the mesh's own encryption.
+    pub fn are_own(&self, port: u16, name: Option<&str>) -> bool {
+        let known = self.0.load();
+        let fitting = known.iter().filter(|known| known.wanted.port == port && known.wanted.own);
+        fitting.flat_map(|known| &known.wanted.hosts).any(|host| fits(host, name))
+    }
+
     /// Accepts an encrypted connection.
     pub async fn accept<S>(&self, port: u16, name: Option<&str>, stream: S) -> Option<TlsStream<S>>
     where
@@ -102,6 +109,9 @@ impl Credentials {
 impl Loaded {
     /// The same with what its files say now, where that can be used.
     fn renewed(mut self) -> Self {
+        if self.wanted.own {
+            return self;
+        }
         let seen = fingerprint(&self.wanted);
         if seen == self.seen {
             return self;

@@ -314,7 +314,7 @@ impl Tour {
         self.paper.heading("8. Who is who");
         self.paper.prose(
             "All of the above went over mutual TLS from sidecar to sidecar: each proves who it is with a certificate that \
-             discovery signs for an hour. A caller outside the mesh has none. It was taken so far; now it is not.",
+             discovery signs for a few hours. A caller outside the mesh has none. It was taken so far; now it is not.",
         );
         self.write("strict.yaml", STRICT, "mutual TLS for all").await?;
         let service = self.mesh.socket("kubeproxy", "default/nginx:5000").await?;

@@ -33,8 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a token that is not known is given.
 const COURTESY: Duration = Duration::from_secs(1);
-/// How long a certificate is good for, unless the one who starts discovery says otherwise.
-const LIFETIME: Duration = Duration::from_secs(3600);
+/// How long a certificate is good for, unless the one who starts discovery says otherwise: whoever loses discovery for an
+/// hour has one to the end of it.
+const LIFETIME: Duration = Duration::from_secs(4 * 3600);
 
 /// What all tasks share.
 pub struct Shared {
@@ -269,7 +270,7 @@ async fn sign(signing: &Signing, mut write: OwnedWriteHalf, shared: &Shared) {
 
 fn enter(id: u64, hello: Hello, shared: &Shared) {
     let Hello { part, pid, admin, .. } = hello;
-    let is_pod = matches!(part, Part::Pod { .. } | Part::Sidecar { .. });
+    let is_pod = matches!(part, Part::Pod { .. } | Part::Sidecar { .. } | Part::Gateway { .. });
     let mut world = shared.world();
     let subscriber = Subscriber { part, pid, admin, seen: 0, sent: (0, 0), acked: 0, nack: None, findings: Vec::new() };
     world.subscribers.insert(id, subscriber);
@@ -283,7 +284,7 @@ fn enter(id: u64, hello: Hello, shared: &Shared) {
 fn leave(id: u64, part: &Part, shared: &Shared) {
     let mut world = shared.world();
     world.subscribers.remove(&id);
-    if matches!(part, Part::Pod { .. } | Part::Sidecar { .. }) {
+    if matches!(part, Part::Pod { .. } | Part::Sidecar { .. } | Part::Gateway { .. }) {
         world.rebuild();
         drop(world);
         shared.changed.send_replace(());

@@ -1,8 +1,9 @@
-//! The ingress: one port on loopback for each port that Gateway resources ask it to serve.
+//! A gateway, for what comes from outside or goes there: one port on loopback for each port that Gateway resources ask it to serve.
 //!
 //! Knows which ports its plan has. What is done with a request stands in [`station`](crate::station).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use crate::upstream::Upstreams;
 use crate::wire::{self, Part, Routes};
 use crate::{Failure, admin, session};
 
-/// Runs the gateway in `--namespace`, whose labels are the `--label`s.
+/// Runs the gateway in `--namespace`, whose labels are the `--label`s; where it is a pod, `--pod` with its `--port`s.
 pub async fn run(args: &Args) -> Result<(), Failure> {
     let (namespace, labels) = (args.one("namespace")?.to_string(), args.pairs("label")?);
     let bond = session::parent();
@@ -32,12 +33,30 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));
     let itself = Arc::clone(&station);
-    let part = Part::Gateway { namespace, labels };
+    let (open, sockets) = open_doors(args, &station).await?;
+    let pod = args.all("pod").first().map(|pod| (pod.clone(), sockets));
+    let part = Part::Gateway { namespace, labels, pod };
     tokio::spawn(async move {
         itself.identity.establish(bond.clone()).await;
         session::subscribe(part, admin.port(), bond, move |_, routes: Routes| itself.adopt(routes, &sender)).await;
     });
-    follow(config, &station, admin.port(), args).await
+    follow(config, &station, admin.port(), open, args).await
+}
+
+/// The ports that are open, each with where it really is.
+type Open = BTreeMap<u16, (u16, JoinHandle<()>)>;
+
+/// The ports that a gateway has because its pod does, whatever Gateways ask for.
+async fn open_doors(args: &Args, station: &Arc<Station>) -> Result<(Open, BTreeMap<u16, SocketAddr>), Failure> {
+    let (mut open, mut sockets) = (Open::new(), BTreeMap::new());
+    for port in args.all("port") {
+        let (listener, address) = wire::bind(args.port_of(port)).await?;
+        let port = port.parse()?;
+        let serving = station::serve(listener, Arc::clone(station), Door::Gateway(port));
+        open.insert(port, (address.port(), tokio::spawn(serving)));
+        sockets.insert(port, address);
+    }
+    Ok((open, sockets))
 }
 
 /// Opens and closes ports as snapshots come.
@@ -45,13 +64,14 @@ async fn follow(
     mut config: watch::Receiver<Option<Arc<Config>>>,
     station: &Arc<Station>,
     admin: u16,
+    mut open: Open,
     args: &Args,
 ) -> Result<(), Failure> {
-    let mut open: BTreeMap<u16, (u16, JoinHandle<()>)> = BTreeMap::new();
+    let own: BTreeSet<u16> = open.keys().copied().collect();
     while config.changed().await.is_ok() {
         let wanted = ports(config.borrow_and_update().as_deref());
         open.retain(|port, (_, task)| {
-            let kept = wanted.contains(port);
+            let kept = wanted.contains(port) || own.contains(port);
             if !kept {
                 task.abort();
             }

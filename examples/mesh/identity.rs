@@ -126,12 +126,18 @@ impl Identity {
     }
 
     /// Secures a connection to somebody who must be `expected`.
-    pub async fn secure(&self, stream: TcpStream, expected: &Name) -> Option<client::TlsStream<TcpStream>> {
+    pub async fn secure(
+        &self,
+        stream: TcpStream,
+        expected: &Name,
+        sni: Option<&str>,
+    ) -> Option<client::TlsStream<TcpStream>> {
         let current = self.current.load_full()?;
         let connector = TlsConnector::from(Arc::new(current.client(expected).ok()?));
-        // An address, so that no server name is sent: who it is stands in the certificate.
+        // For an address no server name is sent: who it is stands in the certificate.
         let nobody = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        timeout(PATIENCE, connector.connect(nobody, stream)).await.ok()?.ok()
+        let server = sni.and_then(|sni| ServerName::try_from(sni.to_string()).ok()).unwrap_or(nobody);
+        timeout(PATIENCE, connector.connect(server, stream)).await.ok()?.ok()
     }
 }
 

@@ -65,7 +65,7 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
     --access-log text|json   how requests are written down: Istio's default
                              text form, or JSON
     --spans FILE             write a span for each request, as OpenTelemetry's JSON
-    --lifetime SECONDS       how long certificates are good for (3600)
+    --lifetime SECONDS       how long certificates are good for (14400)
     --root-lifetime SECONDS  after how long the authority replaces its root (never)
     --address ADDRESS:PORT   where the page with the graph is (127.0.0.1:20001)
   mesh precheck [DIR]  say whether this machine can run it: ports, privileges, tools

@@ -244,11 +244,18 @@ async fn tend(node: Arc<Node>, settings: Settings, mut list: watch::Receiver<Vec
             }
             let start =
                 |kind: &str, args, claim| tokio::spawn(keep(Arc::clone(&node), format!("{kind} {name}"), args, claim));
-            let mut watchers = vec![start("pod", pod_args(&pod), nameless(format!("pod {name}")))];
-            if pod.sidecar {
+            let named = |part: &str| {
                 let own = Name { namespace: pod.namespace.clone(), account: pod.account.clone() };
-                let claim = Claim { part: format!("sidecar {name}"), name: Some(own) };
-                watchers.push(start("proxy", proxy_args(&pod, &settings), claim));
+                Claim { part: format!("{part} {name}"), name: Some(own) }
+            };
+            let mut watchers = Vec::new();
+            if pod.gateway {
+                watchers.push(start("gateway", proxy_args("gateway", &pod, &settings), named("gateway")));
+            } else {
+                watchers.push(start("pod", pod_args(&pod), nameless(format!("pod {name}"))));
+            }
+            if pod.sidecar {
+                watchers.push(start("proxy", proxy_args("proxy", &pod, &settings), named("sidecar")));
             }
             kept.insert(name, (pod, Watchers(watchers)));
         }
@@ -276,8 +283,8 @@ fn pod_args(pod: &PodSpec) -> Vec<String> {
     args
 }
 
-fn proxy_args(pod: &PodSpec, settings: &Settings) -> Vec<String> {
-    let mut args = ["proxy", "--namespace", &pod.namespace, "--pod", &pod.name].map(String::from).to_vec();
+fn proxy_args(command: &str, pod: &PodSpec, settings: &Settings) -> Vec<String> {
+    let mut args = [command, "--namespace", &pod.namespace, "--pod", &pod.name].map(String::from).to_vec();
     args.extend(pod.labels.iter().flat_map(|(key, value)| ["--label".to_string(), format!("{key}={value}")]));
     args.extend(pod.ports.iter().flat_map(|port| ["--port".to_string(), port.to_string()]));
     args.extend(settings.of_proxies());
@@ -383,11 +390,12 @@ impl Node {
 
     fn forget(&self, pod: &str) {
         self.note(format!("pod {pod} is gone"));
-        let gone = [format!("pod {pod}"), format!("sidecar {pod}")];
+        let gone = [format!("pod {pod}"), format!("sidecar {pod}"), format!("gateway {pod}")];
         self.roster.send_modify(|roster| roster.retain(|_, known| !gone.contains(&known.part)));
         self.parts.send_modify(|parts| {
             parts.remove(&format!("pod {pod}"));
             parts.remove(&format!("proxy {pod}"));
+            parts.remove(&format!("gateway {pod}"));
         });
     }
 

@@ -82,7 +82,7 @@ impl Scene {
             scene.add_pod(world.workload(pod), &pod.metadata.labels, &pod.metadata.name, ready);
         }
         for subscriber in world.subscribers.values() {
-            if let Part::Gateway { namespace, labels } = &subscriber.part {
+            if let Part::Gateway { namespace, labels, pod: None } = &subscriber.part {
                 scene.add_pod(Workload::gateway(namespace, labels), labels, "gateway", true);
             }
         }

@@ -73,7 +73,10 @@ fn reach(name: &str, parts: &Parts) -> Vec<String> {
     let line = |(listener, port): (&String, &u16)| match name.split_once(' ').unwrap_or((name, "")) {
         ("proxy", pod) => format!("{pod:<58} http_proxy=127.0.0.1:{port}"),
         ("pod", pod) => format!("{pod:<58} curl -s 127.0.0.1:{port}"),
-        ("gateway", _) => format!("{:<58} curl -s -H 'Host: ...' 127.0.0.1:{port}", format!("port {listener}")),
+        ("gateway", pod) => {
+            let what = if pod.is_empty() { format!("port {listener}") } else { format!("{pod} port {listener}") };
+            format!("{what:<58} curl -s -H 'Host: ...' 127.0.0.1:{port}")
+        }
         ("kubeproxy", _) => format!("{listener:<58} curl -s 127.0.0.1:{port}"),
         _ => format!("{listener:<58} 127.0.0.1:{port}"),
     };

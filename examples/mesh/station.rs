@@ -89,6 +89,18 @@ impl Station {
             && (config.carries_whole(door) || self.credentials.any(port))
         {
             let (opening, begun) = opening::hear(&mut stream).await;
+            if let Opening::Tls { name, mesh: true } = &opening
+                && self.credentials.are_own(port, name.as_deref())
+            {
+                let stream = opening::rewound(begun, stream);
+                let Some((mut stream, from)) = self.identity.accept(stream).await else {
+                    return self.note(&format!("*:{port} \"TLS\" - DC - (no such certificate is taken)"));
+                };
+                self.note(&format!("*:{port} \"TLS\" - - {from}"));
+                let (inside, begun) = opening::hear(&mut stream).await;
+                let caller = Caller { peer, ends, secured: Some(Secured(name.clone())) };
+                return self.enter(&config, port, caller, inside, begun, stream).await;
+            }
             if let Opening::Tls { name, .. } = &opening
                 && self.credentials.ends_here(port, name.as_deref())
             {

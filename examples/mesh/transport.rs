@@ -24,12 +24,14 @@ pub struct Way {
     pub to: SocketAddr,
     /// Who must be there, by mutual TLS; `None`: it is not encrypted.
     pub peer: Option<Name>,
+    /// The server name that is asked for; `None`: none.
+    pub sni: Option<String>,
 }
 
 impl Way {
     /// A way that is not encrypted.
     pub fn plain(to: SocketAddr) -> Self {
-        Way { to, peer: None }
+        Way { to, peer: None, sni: None }
     }
 
     /// Opens a connection; `None`: nobody is there in time, or somebody else.
@@ -38,7 +40,7 @@ impl Way {
         let _ = stream.set_nodelay(true);
         match &self.peer {
             None => Some(Box::new(stream)),
-            Some(peer) => Some(Box::new(identity.secure(stream, peer).await?)),
+            Some(peer) => Some(Box::new(identity.secure(stream, peer, self.sni.as_deref()).await?)),
         }
     }
 }

@@ -105,6 +105,8 @@ pub enum Part {
         namespace: String,
         /// Its labels.
         labels: BTreeMap<String, String>,
+        /// The pod that it is, and where that pod's ports really are; `None`: it is the one that every mesh has.
+        pod: Option<(String, BTreeMap<u16, SocketAddr>)>,
     },
     /// Serves Services to callers outside the mesh; gets [`Services`].
     KubeProxy,
@@ -116,7 +118,8 @@ impl std::fmt::Display for Part {
             Part::Node => f.write_str("node"),
             Part::Pod { namespace, name, .. } => write!(f, "pod {namespace}/{name}"),
             Part::Sidecar { namespace, pod, .. } => write!(f, "sidecar {namespace}/{pod}"),
-            Part::Gateway { namespace, .. } => write!(f, "gateway {namespace}"),
+            Part::Gateway { namespace, pod: None, .. } => write!(f, "gateway {namespace}"),
+            Part::Gateway { namespace, pod: Some((pod, _)), .. } => write!(f, "gateway {namespace}/{pod}"),
             Part::KubeProxy => f.write_str("kube-proxy"),
         }
     }
@@ -152,7 +155,7 @@ pub struct Routes {
     /// Who may come in.
     pub guard: Guard,
     /// Who is at an address, where the mesh encrypts what goes there.
-    pub peers: BTreeMap<SocketAddr, Name>,
+    pub peers: BTreeMap<SocketAddr, Peer>,
     /// Whose certificates are trusted.
     pub roots: Vec<Vec<u8>>,
     /// What a gateway shows.
@@ -178,6 +181,15 @@ pub struct Inbound {
     pub service: String,
 }
 
+/// Somebody who takes mutual TLS.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Who it is.
+    pub name: Name,
+    /// Whether it is spoken to so without being asked for; a gateway is only where a DestinationRule says so.
+    pub unasked: bool,
+}
+
 /// A certificate that a gateway is to show.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Credential {
@@ -185,6 +197,8 @@ pub struct Credential {
     pub port: u16,
     /// The server's hosts, exact or with a wildcard.
     pub hosts: Vec<String>,
+    /// Whether it is the gateway's own as a workload of the mesh, and none of a file's.
+    pub own: bool,
     /// The file of the certificate.
     pub certificate: PathBuf,
     /// The file of its key.
@@ -213,6 +227,8 @@ pub struct PodSpec {
     pub account: String,
     /// Whether it gets a sidecar.
     pub sidecar: bool,
+    /// Whether it is a gateway itself.
+    pub gateway: bool,
 }
 
 /// From a parent to each of its parts, on standard input: where discovery is.

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::spiffe::Name;
-use crate::wire::{Credential, Inbound, Part, PodSpec, Routes, Services};
+use crate::wire::{Credential, Inbound, Part, Peer, PodSpec, Routes, Services};
 use crate::workload::Workload;
 
 /// How long pods that do not run yet are waited for after the start, before anybody gets a snapshot without them.
@@ -215,12 +215,19 @@ impl World {
         });
         let sidecars: BTreeSet<_> = parts().filter_map(sidecar_of).collect();
         let bare: BTreeSet<_> = self.pods.iter().filter(|pod| !self.is_injected(pod)).map(key).collect();
-        pods.filter(|pod| sidecars.contains(pod) || bare.contains(pod)).collect()
+        let gateways = parts().filter_map(|part| match part {
+            Part::Gateway { namespace, pod: Some((pod, _)), .. } => Some((namespace.clone(), pod.clone())),
+            _ => None,
+        });
+        pods.filter(|pod| sidecars.contains(pod) || bare.contains(pod)).chain(gateways).collect()
     }
 
     /// Whether a pod gets a sidecar: as the label `istio-injection` of its namespace says, if the namespace is written down,
     /// and unless its own `sidecar.istio.io/inject` (label or annotation) says otherwise. Where nothing is said, it does.
     pub fn is_injected(&self, pod: &Pod) -> bool {
+        if is_gateway(pod) {
+            return false;
+        }
         const INJECT: &str = "sidecar.istio.io/inject";
         let metadata = &pod.metadata;
         let own = metadata.labels.get(INJECT).or_else(|| metadata.annotations.get(INJECT)).map(String::as_str);
@@ -297,7 +304,8 @@ impl World {
     pub fn named(&self, name: &str) -> Option<&Part> {
         let named = |part: &&Part| match part {
             Part::Sidecar { namespace, pod, .. } => format!("{namespace}/{pod}") == name,
-            Part::Gateway { .. } => name == "gateway",
+            Part::Gateway { pod: None, .. } => name == "gateway",
+            Part::Gateway { namespace, pod: Some((pod, _)), .. } => format!("{namespace}/{pod}") == name,
             _ => false,
         };
         self.subscribers.values().map(|subscriber| &subscriber.part).find(named)
@@ -351,6 +359,7 @@ impl World {
             ports: self.ports_of(pod),
             account: account_of(pod).to_string(),
             sidecar: self.is_injected(pod),
+            gateway: is_gateway(pod),
             greet: if greets_by_name(&pod.spec) { pod.metadata.name.clone() } else { "nginx".into() },
         };
         self.pods.iter().map(spec).collect()
@@ -387,7 +396,7 @@ impl World {
         for (pod, sockets) in self.doors(|part| matches!(part, Part::Pod { .. })) {
             underlay.extend(sockets.iter().filter_map(|(port, real)| Some((socket(pod, *port)?, *real))));
         }
-        for (pod, sockets) in self.doors(|part| matches!(part, Part::Sidecar { .. })) {
+        for (pod, sockets) in self.doors(|part| matches!(part, Part::Sidecar { .. } | Part::Gateway { .. })) {
             underlay.extend(sockets.iter().filter_map(|(port, real)| Some((socket(pod, *port)?, *real))));
         }
         underlay.retain(|_, real| real.ip().is_loopback());
@@ -401,6 +410,7 @@ impl World {
             let (namespace, name, sockets) = match part {
                 Part::Pod { namespace, name, sockets } => (namespace, name, sockets),
                 Part::Sidecar { namespace, pod, inbound, .. } => (namespace, pod, inbound),
+                Part::Gateway { namespace, pod: Some((pod, sockets)), .. } => (namespace, pod, sockets),
                 _ => return None,
             };
             let same = |pod: &&Pod| pod.metadata.namespace == *namespace && pod.metadata.name == *name;
@@ -409,14 +419,19 @@ impl World {
     }
 
     /// Who is at the addresses to which the mesh encrypts: pods with a sidecar that takes it.
-    fn peers(&self) -> BTreeMap<SocketAddr, Name> {
+    fn peers(&self) -> BTreeMap<SocketAddr, Peer> {
         let mut peers = BTreeMap::new();
         for (pod, sockets) in self.doors(|part| matches!(part, Part::Sidecar { .. })) {
             let view = Viewpoint::sidecar(&pod.metadata.namespace).labels(pod.metadata.labels.clone());
             let (guard, _) = Guard::of(&self.cluster, &view, &Mesh::default());
-            let name = Name { namespace: pod.metadata.namespace.clone(), account: account_of(pod).to_string() };
+            let name = name_of(pod);
             let taken = sockets.keys().filter(|port| guard.mutual_tls(**port) != MutualTls::Disable);
-            peers.extend(taken.filter_map(|port| Some((socket(pod, *port)?, name.clone()))));
+            let peer = Peer { name, unasked: true };
+            peers.extend(taken.filter_map(|port| Some((socket(pod, *port)?, peer.clone()))));
+        }
+        for (pod, sockets) in self.doors(|part| matches!(part, Part::Gateway { .. })) {
+            let peer = Peer { name: name_of(pod), unasked: false };
+            peers.extend(sockets.keys().filter_map(|port| Some((socket(pod, *port)?, peer.clone()))));
         }
         peers
     }
@@ -424,13 +439,26 @@ impl World {
     /// The certificates that a gateway shows: those that its Gateways name. A file is looked for in the folder; a secret is
     /// a folder `secrets/NAME` in there, with Kubernetes' names for its files.
     fn credentials(&self, part: &Part) -> Vec<Credential> {
-        let Part::Gateway { labels, .. } = part else { return Vec::new() };
+        let Part::Gateway { namespace, labels, .. } = part else { return Vec::new() };
         let mut credentials = Vec::new();
         for resource in self.resources.iter() {
             let Object::Gateway(gateway) = resource.object else { continue };
             let selects = gateway.spec.selector.iter().all(|(key, value)| labels.get(key) == Some(value));
             let servers = gateway.spec.servers.iter().filter(|_| selects);
             credentials.extend(servers.filter_map(|server| self.credential(server)));
+        }
+        // A server of port 443 behind a Service `443 -> 8443` is found at 8443.
+        let own = |service: &&Service| {
+            let wanted = &service.spec.selector;
+            let fits = wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
+            service.metadata.namespace == *namespace && !wanted.is_empty() && fits
+        };
+        for port in self.every_service().filter(own).flat_map(|service| &service.spec.ports) {
+            let Some(IntOrString::Int(behind)) = port.target_port else { continue };
+            let Ok(behind) = u16::try_from(behind) else { continue };
+            let shown = credentials.iter().filter(|shown: &&Credential| shown.port == port.port && behind != port.port);
+            let also: Vec<Credential> = shown.map(|shown| Credential { port: behind, ..shown.clone() }).collect();
+            credentials.extend(also);
         }
         credentials
     }
@@ -439,9 +467,10 @@ impl World {
         let (port, tls) = (server.port.as_ref()?, server.tls.as_ref()?);
         let mutual = match tls.mode {
             ServerTlsMode::Simple => false,
-            ServerTlsMode::Mutual => true,
+            ServerTlsMode::Mutual | ServerTlsMode::IstioMutual => true,
             _ => return None,
         };
+        let own = tls.mode == ServerTlsMode::IstioMutual;
         let folder = Path::new(&self.folder);
         let files = match tls.credential_name.as_str() {
             "" => [&tls.server_certificate, &tls.private_key, &tls.ca_certificates].map(|file| folder.join(file)),
@@ -451,7 +480,7 @@ impl World {
         let host = |host: &String| host.rsplit_once('/').map_or(&**host, |(_, host)| host).to_string();
         let hosts = server.hosts.iter().map(host).collect();
         let port = u16::try_from(port.number).ok()?;
-        Some(Credential { port, hosts, certificate, key, authorities: mutual.then_some(authorities) })
+        Some(Credential { port, hosts, own, certificate, key, authorities: mutual.then_some(authorities) })
     }
 
     /// What comes to each port of a sidecar's own pod.
@@ -477,7 +506,7 @@ impl World {
     /// Who a subscriber is.
     fn own(&self, part: &Part) -> Workload {
         match part {
-            Part::Gateway { namespace, labels } => Workload::gateway(namespace, labels),
+            Part::Gateway { namespace, labels, .. } => Workload::gateway(namespace, labels),
             Part::Sidecar { namespace, pod, labels, .. } => {
                 let named = |known: &&Pod| known.metadata.namespace == *namespace && known.metadata.name == *pod;
                 let known = self.pods.iter().find(named).map(|pod| self.workload(pod));
@@ -544,7 +573,7 @@ fn to_value(body: &impl Serialize) -> Option<Value> {
 pub fn viewpoint(part: &Part) -> Option<Viewpoint> {
     match part {
         Part::Sidecar { namespace, labels, .. } => Some(Viewpoint::sidecar(namespace).labels(labels.clone())),
-        Part::Gateway { namespace, labels } => Some(Viewpoint::gateway(namespace).labels(labels.clone())),
+        Part::Gateway { namespace, labels, .. } => Some(Viewpoint::gateway(namespace).labels(labels.clone())),
         Part::Node | Part::Pod { .. } | Part::KubeProxy => None,
     }
 }
@@ -559,6 +588,16 @@ fn sidecar_of(part: &Part) -> Option<(String, String)> {
         Part::Sidecar { namespace, pod, .. } => Some((namespace.clone(), pod.clone())),
         _ => None,
     }
+}
+
+/// Who a pod is.
+fn name_of(pod: &Pod) -> Name {
+    Name { namespace: pod.metadata.namespace.clone(), account: account_of(pod).to_string() }
+}
+
+/// Whether a pod is a gateway, as Istio's own are labelled: `istio: egressgateway`.
+fn is_gateway(pod: &Pod) -> bool {
+    pod.metadata.labels.get("istio").is_some_and(|kind| kind.ends_with("gateway"))
 }
 
 /// The service account of a pod.
