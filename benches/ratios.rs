@@ -6,11 +6,13 @@
 //!
 //! - `cargo bench --bench ratios`: everything.
 //! - `cargo bench --bench ratios -- --short`: less of it in less time, and a failure where an aim is missed by more than
-//!   a machine that others use as well can account for.
+//!   a machine that others use as well can account for, each of three times. What instructions can say is held closer in
+//!   `instructions`.
 //! - with `--test` the answers are checked, each question is run once, and nothing is timed.
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -30,18 +32,31 @@ fn main() -> ExitCode {
         (true, true) => Pace::SHORT,
         (true, false) => Pace::MEASURE,
     };
-    let table = Table::of(&pace);
     if pace.repeats == 1 {
+        Table::of(&pace);
         println!("ratios: every answer is right");
         return ExitCode::SUCCESS;
     }
-    println!("{table}");
-    if says("--short") && table.clearly_missed > 0 {
-        eprintln!("{} aims were clearly missed", table.clearly_missed);
-        return ExitCode::FAILURE;
+    // Whoever else uses the machine makes single rows slow, now this one and now that one; a fault of ours stays.
+    let mut missed_always: Option<BTreeSet<String>> = None;
+    for _ in 0..if says("--short") { TRIES } else { 1 } {
+        let table = Table::of(&pace);
+        println!("{table}");
+        let missed = match missed_always {
+            Some(before) => before.intersection(&table.clearly_missed).cloned().collect(),
+            None => table.clearly_missed,
+        };
+        if missed.is_empty() || !says("--short") {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("clearly missed: {missed:?}");
+        missed_always = Some(missed);
     }
-    ExitCode::SUCCESS
+    ExitCode::FAILURE
 }
+
+/// How often the short form is run before it fails.
+const TRIES: usize = 3;
 
 /// How long to measure, and how large.
 struct Pace {
@@ -97,13 +112,13 @@ struct Table {
     ratios: Vec<String>,
     worst: Vec<String>,
     notes: Vec<String>,
-    clearly_missed: usize,
+    clearly_missed: BTreeSet<String>,
 }
 
 /// By how much an aim may be missed before it is no accident.
 const MARGIN: f64 = 2.5;
-/// The same where the gain over a scan is looked at, which is not all there yet: beside a busy neighbour it was seen to
-/// fall to a fifth of the aim. A table that scans would miss by a hundred times.
+/// The same where the gain over a scan is looked at: beside a busy neighbour it was seen to fall to a fifth of the aim. A
+/// table that scans would miss by a hundred times, and `instructions` holds the same rows to their aims.
 const GAIN_MARGIN: f64 = 10.0;
 
 /// What the rows of times show.
@@ -116,7 +131,7 @@ impl Table {
         let ratios = ["| | measured | aim | |", "|---|---:|---:|---|"].map(Into::into);
         let worst = ["| made to defeat an index, ns | router | naive |", "|---|---:|---:|"].map(Into::into);
         let (times, ratios, worst) = (times.into(), ratios.into(), worst.into());
-        let mut table = Table { times, ratios, worst, notes: Vec::new(), clearly_missed: 0 };
+        let mut table = Table { times, ratios, worst, notes: Vec::new(), clearly_missed: BTreeSet::new() };
         table.canary(pace);
         table.growing(pace, "W2", headers, 1.5, Some([70.0, 700.0]));
         table.growing(pace, "W3", prefixes, 1.5, Some([20.0, 200.0]));
@@ -147,7 +162,7 @@ impl Table {
     ) {
         let mut all = Vec::new();
         for (at, &n) in pace.sizes.iter().enumerate() {
-            let workload = make(n);
+            let workload = make(n).with_others();
             all.push(self.rivals(pace, &workload));
             if at + 1 == pace.sizes.len() {
                 self.places(pace, &workload);
@@ -249,18 +264,20 @@ impl Table {
     /// An aim that nobody is held to: what the memory of a large table costs depends on how much of the caches the
     /// machine's other users leave.
     fn hoped(&mut self, what: impl Display, measured: f64, aim: f64) {
-        let before = self.clearly_missed;
-        self.at_most(what, measured, aim);
-        self.clearly_missed = before;
-    }
-
-    fn at_most(&mut self, what: impl Display, measured: f64, aim: f64) {
-        self.clearly_missed += usize::from(measured / aim > MARGIN);
         self.row(what, measured, format!("at most {aim}"), measured / aim);
     }
 
+    fn at_most(&mut self, what: impl Display, measured: f64, aim: f64) {
+        if measured / aim > MARGIN {
+            self.clearly_missed.insert(what.to_string());
+        }
+        self.hoped(what, measured, aim);
+    }
+
     fn at_least(&mut self, what: impl Display, measured: f64, aim: f64) {
-        self.clearly_missed += usize::from(aim / measured > GAIN_MARGIN);
+        if aim / measured > GAIN_MARGIN {
+            self.clearly_missed.insert(what.to_string());
+        }
         self.row(what, measured, format!("at least {aim}"), aim / measured);
     }
 

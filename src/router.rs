@@ -177,7 +177,8 @@ impl Router {
         let found = index.and_then(|index| Some((index, index.hosts.find(name)? as usize)));
         let Some((index, at)) = found else { return unclaimed(table, request, written) };
         let site = &*index.sites[at];
-        let holds = |test: Test| site.routes[test.of as usize].condition.rest_holds(test.rest, &question);
+        let holds =
+            |Test { of, rest }| rest.is_empty() || site.routes[of as usize].condition.rest_holds(rest, &question);
         let Some(id) = site.index.first(&question, holds) else {
             return Decision::of(&self.plan, &site.host, None, request, written, &question, roll);
         };

@@ -21,7 +21,7 @@ pub struct Workload {
     pub naive: Naive,
     /// A hash index made for this very workload, where there is one.
     pub floor: Option<Floor>,
-    /// Crates that could be put to the same task, where it is one for them.
+    /// Crates that could be put to the same task, where it is one for them; see [`Workload::with_others`].
     pub others: Vec<(&'static str, Other)>,
     /// Taken by the first route.
     pub first: Ask,
@@ -31,6 +31,16 @@ pub struct Workload {
     pub miss: Ask,
     /// Each taken by a route drawn at random.
     pub random: Vec<Ask>,
+    hosts: Vec<Host>,
+}
+
+impl Workload {
+    /// With the crates that could be put to the same task, some of which take long to be made.
+    pub fn with_others(mut self) -> Self {
+        self.others = Other::all(&self.hosts);
+        self.check();
+        self
+    }
 }
 
 /// A request, as a server would hold it, and what must come out.
@@ -194,7 +204,8 @@ pub fn canary() -> Workload {
     let hosts = [Host { domain: "nginx.default.svc.cluster.local".into(), rules }];
     let asks = [Ask::new(&hosts[0], 0).header("canary_id", "1"), Ask::new(&hosts[0], 1).header("canary_id", "2")];
     let floor = Floor::canary(&hosts[0]);
-    workload("W1".into(), &hosts, Some(floor), asks.to_vec(), Ask::new(&hosts[0], 2))
+    let miss = Ask::new(&hosts[0], 2);
+    workload("W1".into(), hosts.into(), Some(floor), asks.to_vec(), miss)
 }
 
 /// W2: routes by exact header.
@@ -204,7 +215,7 @@ pub fn headers(n: usize) -> Workload {
     let asks = picks(n).map(|at| Ask::new(&hosts[0], at).header("x-user", format!("u{at}"))).collect();
     let miss = Ask::new(&hosts[0], n).header("x-user", "nobody");
     let floor = Floor::headers(&hosts[0]);
-    workload(format!("W2 N={n}"), &hosts, Some(floor), asks, miss)
+    workload(format!("W2 N={n}"), hosts.into(), Some(floor), asks, miss)
 }
 
 /// W3: routes by path prefix.
@@ -214,7 +225,7 @@ pub fn prefixes(n: usize) -> Workload {
     let asks = picks(n).map(|at| Ask::new(&hosts[0], at).path(format!("/svc{at}/items/42?page=2"))).collect();
     let miss = Ask::new(&hosts[0], n).path("/nothing/items/42?page=2");
     let floor = Floor::prefixes(&hosts[0]);
-    workload(format!("W3 N={n}"), &hosts, Some(floor), asks, miss)
+    workload(format!("W3 N={n}"), hosts.into(), Some(floor), asks, miss)
 }
 
 /// W4: mixed routes.
@@ -222,7 +233,7 @@ pub fn mixed(n: usize) -> Workload {
     let hosts = [one_host(n, mixed_rule)];
     let asks = picks(n).map(|at| mixed_ask(&hosts[0], at)).collect();
     let miss = Ask::new(&hosts[0], n).path("/team0/orders/v1").header("x-tenant", "nobody");
-    workload(format!("W4 N={n}"), &hosts, None, asks, miss)
+    workload(format!("W4 N={n}"), hosts.into(), None, asks, miss)
 }
 
 const METHODS: [Method; 3] = [Method::GET, Method::POST, Method::PUT];
@@ -263,7 +274,7 @@ pub fn hosts(n: usize) -> Workload {
     let asks = picks(n).map(|at| pick((at, &hosts[at]))).collect();
     let miss = Ask::new(&hosts[n / 2], 2).path("/nothing");
     let floor = Floor::hosts(&hosts);
-    workload(format!("W5 H={n}"), &hosts, Some(floor), asks, miss)
+    workload(format!("W5 H={n}"), hosts, Some(floor), asks, miss)
 }
 
 fn three_rules(at: usize) -> Host {
@@ -283,12 +294,22 @@ fn picks(n: usize) -> impl Iterator<Item = usize> {
     [0, n - 1].into_iter().chain(random)
 }
 
-fn workload(name: String, hosts: &[Host], floor: Option<Floor>, asks: Vec<Ask>, miss: Ask) -> Workload {
-    let router = Router::compile(plan(hosts)).expect("a legal plan");
+fn workload(name: String, hosts: Vec<Host>, floor: Option<Floor>, asks: Vec<Ask>, miss: Ask) -> Workload {
+    let router = Router::compile(plan(&hosts)).expect("a legal plan");
     let (first, last) = (asks[0].clone(), asks[1].clone());
     let random = if asks.len() > 2 { asks[2..].to_vec() } else { asks };
-    let others = Other::all(hosts);
-    let made = Workload { name, router, naive: Naive::new(hosts), floor, others, first, last, miss, random };
+    let made = Workload {
+        name,
+        router,
+        naive: Naive::new(&hosts),
+        floor,
+        others: Vec::new(),
+        first,
+        last,
+        miss,
+        random,
+        hosts,
+    };
     made.check();
     made
 }
@@ -377,11 +398,11 @@ fn first_of_many_headers(n: usize) -> Workload {
     let hosts = [one_host(n, rule)];
     let ask = (0..n).fold(Ask::new(&hosts[0], 0), |ask, at| ask.header(&format!("x-h{at}"), "1"));
     let miss = Ask::new(&hosts[0], n);
-    workload("the first of many, all of which would do".into(), &hosts, None, vec![ask.clone(), ask], miss)
+    workload("the first of many, all of which would do".into(), hosts.into(), None, vec![ask.clone(), ask], miss)
 }
 
 fn worst(name: &str, n: usize, rule: impl Fn(usize) -> Rule, aim: impl Fn(Ask) -> Ask) -> Workload {
     let hosts = [one_host(n, |at| Rule { to: Rule::to(at).to, ..rule(at) })];
     let last = aim(Ask::new(&hosts[0], n - 1));
-    workload(name.into(), &hosts, None, vec![last.clone(), last.clone()], last)
+    workload(name.into(), hosts.into(), None, vec![last.clone(), last.clone()], last)
 }

@@ -283,7 +283,7 @@ impl Rest {
         if self == Rest::UNKNOWN { self } else { Rest(self.0 & !proven.0) }
     }
 
-    fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
 

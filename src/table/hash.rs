@@ -19,12 +19,14 @@ const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 const START: u64 = 0x243F_6A88_85A3_08D3;
 
 /// Multiplies into twice the width, and folds the halves together: every bit of the input moves every bit.
+#[inline]
 pub(super) fn fold(state: u64, word: u64) -> u64 {
     let wide = u128::from(state ^ word) * u128::from(FACTOR);
     (wide as u64) ^ ((wide >> 64) as u64)
 }
 
 /// The hash of a text, eight bytes at a time.
+#[inline]
 pub(super) fn hash(seed: u64, text: &[u8]) -> u64 {
     let (words, _) = text.as_chunks::<8>();
     let state = words.iter().fold(START ^ seed, |state, word| fold(state, u64::from_le_bytes(*word)));
@@ -33,6 +35,7 @@ pub(super) fn hash(seed: u64, text: &[u8]) -> u64 {
 }
 
 /// The bytes behind the last whole word, as a number.
+#[inline]
 pub(super) fn tail(text: &[u8]) -> u64 {
     let left = text.len() % 8;
     if left == 0 {

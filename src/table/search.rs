@@ -1,5 +1,7 @@
 //! A request's way through a [`RouteTable`].
 
+use smallvec::SmallVec;
+
 use super::text::Wanted;
 use super::{Entry, FEW, Look, Part, RouteTable, Target, Test, Values};
 use crate::request::Question;
@@ -8,13 +10,11 @@ use crate::request::Question;
 const FOUND: usize = 16;
 
 /// What was found and is not used up.
-struct Found {
-    cursors: [Cursor; FOUND],
-    len: usize,
-}
+#[derive(Default)]
+struct Found(SmallVec<[Cursor; FOUND]>);
 
 /// A list of routes or of parts, as far as it is not used up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Cursor {
     /// The smallest id in it.
     next: u32,
@@ -22,38 +22,46 @@ struct Cursor {
 }
 
 impl Found {
-    /// Which list has the smallest id.
-    fn earliest(&self) -> Option<usize> {
-        let (first, others) = self.cursors.get(..self.len)?.split_first()?;
-        let mut best = (0, first.next);
-        for (at, cursor) in others.iter().enumerate() {
-            if cursor.next < best.1 {
-                best = (at + 1, cursor.next);
+    /// Which list has the smallest id, and that.
+    fn earliest(&self) -> Option<(usize, Cursor)> {
+        let (first, others) = self.0.split_first()?;
+        let mut best = (0, first);
+        for (at, cursor) in (1..).zip(others) {
+            if cursor.next < best.1.next {
+                best = (at, cursor);
             }
         }
-        Some(best.0)
-    }
-
-    /// Takes a list out.
-    fn remove(&mut self, at: usize) {
-        self.len -= 1;
-        self.cursors[at] = self.cursors[self.len];
+        Some((best.0, *best.1))
     }
 }
 
 impl RouteTable {
     /// The smallest id that could hold and for which `holds` says that the tests that are left do.
     pub(crate) fn first(&self, question: &Question<'_>, holds: impl Fn(Test) -> bool) -> Option<u32> {
-        let mut found = Found { cursors: [Cursor::default(); FOUND], len: 0 };
-        self.push(&mut found, self.root, 0);
-        while let Some(at) = found.earliest() {
-            let Cursor { next: id, target } = found.cursors[at];
+        let mut parts = match self.root {
+            Target::Parts(start, end) => &self.parts[start as usize..end as usize],
+            Target::One(Entry { id, test }) => return holds(test).then_some(id),
+            _ => return self.scan(0, holds),
+        };
+        let mut found = Found::default();
+        loop {
+            let earliest = found.earliest();
+            let (at, Cursor { next: id, target }) = match (parts.split_first(), earliest) {
+                (Some((part, others)), _) if earliest.is_none_or(|(_, cursor)| part.first < cursor.next) => {
+                    parts = others;
+                    if self.open(part, question, &mut found).is_none() {
+                        return self.scan(part.first, holds);
+                    }
+                    continue;
+                }
+                (_, earliest) => earliest?,
+            };
             match target {
                 Target::One(Entry { test, .. }) => {
                     if holds(test) {
                         return Some(id);
                     }
-                    found.remove(at);
+                    found.0.swap_remove(at);
                 }
                 Target::Many(start, end) => {
                     if holds(self.entries[start as usize].test) {
@@ -67,10 +75,10 @@ impl RouteTable {
                         return self.scan(id, holds);
                     }
                 }
-                Target::Nothing => found.remove(at),
+                // INVARIANT: a cursor never stands on nothing.
+                Target::Nothing => return self.scan(id, holds),
             }
         }
-        None
     }
 
     /// Asks every route in turn, beginning with `from`.
@@ -82,8 +90,8 @@ impl RouteTable {
     /// Puts what is left of a list in its place, or takes it out.
     fn replace(&self, found: &mut Found, at: usize, target: Target) {
         match self.cursor(target) {
-            Some(cursor) => found.cursors[at] = cursor,
-            None => found.remove(at),
+            Some(cursor) => found.0[at] = cursor,
+            None => drop(found.0.swap_remove(at)),
         }
     }
 
@@ -102,18 +110,20 @@ impl RouteTable {
     fn push(&self, found: &mut Found, target: Target, mark: usize) -> Option<()> {
         let Some(cursor) = self.cursor(target) else { return Some(()) };
         // Each route is filed once, so no two lists begin with the same one.
-        if found.cursors[mark..found.len].iter().any(|known| known.next == cursor.next) {
+        if found.0[mark..].iter().any(|known| known.next == cursor.next) {
             return Some(());
         }
-        *found.cursors.get_mut(found.len)? = cursor;
-        found.len += 1;
+        if found.0.len() == FOUND {
+            return None;
+        }
+        found.0.push(cursor);
         Some(())
     }
 
     /// Looks up what a request has for a part. `None`: there is no room for what was found.
     fn open(&self, part: &Part, question: &Question<'_>, found: &mut Found) -> Option<()> {
         match part.look {
-            Look::Always => self.push(found, part.present, found.len),
+            Look::Always => self.push(found, part.present, found.0.len()),
             Look::ExactPath => self.find(part, question.path_only(), found),
             Look::Prefix { len, last } => {
                 let Some(start) = question.path_only().get(..len as usize) else { return Some(()) };
@@ -131,7 +141,7 @@ impl RouteTable {
             }
             Look::Query(name) => {
                 let Some(value) = question.query(name.of(&*self.names).as_bytes()) else { return Some(()) };
-                self.push(found, part.present, found.len)?;
+                self.push(found, part.present, found.0.len())?;
                 self.find(part, if cfg!(meshroute_fault = "query") { value.trim_ascii() } else { value }, found)
             }
             Look::Authority => self.find(part, question.request.authority.as_bytes(), found),
@@ -149,7 +159,7 @@ impl RouteTable {
         any: impl FnOnce(&mut dyn FnMut(&[u8]) -> bool) -> bool,
         found: &mut Found,
     ) -> Option<()> {
-        let (mark, mut fits) = (found.len, Some(()));
+        let (mark, mut fits) = (found.0.len(), Some(()));
         any(&mut |line| {
             fits = self.push(found, part.present, mark);
             if let (Some(()), Some(target)) = (fits, self.value(part.values, line)) {
@@ -163,7 +173,7 @@ impl RouteTable {
 
     fn find(&self, part: &Part, text: &[u8], found: &mut Found) -> Option<()> {
         match self.value(part.values, text) {
-            Some(target) => self.push(found, target, found.len),
+            Some(target) => self.push(found, target, found.0.len()),
             None => Some(()),
         }
     }

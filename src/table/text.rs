@@ -38,6 +38,7 @@ impl Packed {
     }
 
     /// Where it belongs in a hash table.
+    #[inline]
     pub(super) fn hash(self) -> u64 {
         if self.high >= LONG { self.low } else { fold(self.low, self.high) }
     }
@@ -48,6 +49,7 @@ impl Packed {
 }
 
 impl<'t> Wanted<'t> {
+    #[inline]
     pub(super) fn new(text: &'t [u8]) -> Self {
         if text.len() > INLINE {
             return Wanted { packed: Packed { low: hash(0, text), high: LONG }, text };
@@ -62,11 +64,13 @@ impl<'t> Wanted<'t> {
     }
 
     /// Where it would be in a hash table.
+    #[inline]
     pub(super) fn hash(&self) -> u64 {
         self.packed.hash()
     }
 
     /// Whether `other`, of `texts`, is the same text.
+    #[inline]
     pub(super) fn is(&self, other: Packed, texts: &[u8]) -> bool {
         if self.packed.high < LONG {
             return self.packed == other;
