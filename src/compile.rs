@@ -2,11 +2,15 @@
 //!
 //! A plan that [`resolve`](crate::resolve) made is legal; one that came over a wire may not be, and is told so here.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::plan::{Action, Chain, Cluster, Destination, HttpTable, List, Listener, Plan, Route, Target, VirtualHost};
-use crate::resolve::{FromNothing, HostChange, for_any_name};
+use crate::name::HostPattern;
+use crate::plan::{
+    Action, Chain, Cluster, Destination, HttpTable, List, Listener, Names, Plan, Route, Target, VirtualHost,
+};
+use crate::resolve::{Contested, FromNothing, HostChange, for_any_name};
 use crate::router::{Able, Door, Router, Site, Table};
 use crate::table::{FastMap, HostIndex, RouteTable};
 
@@ -55,30 +59,44 @@ impl Router {
     /// The router with some virtual hosts changed, all others shared.
     ///
     /// # Errors
-    /// Where it cannot tell which place a virtual host has, or somebody else has one of its domains.
-    pub(crate) fn with_hosts(&self, changes: Vec<HostChange>, clusters: &List<Cluster>) -> Result<Router, FromNothing> {
+    /// Where it cannot tell which place a virtual host has, or somebody else has or wants one of its domains.
+    pub(crate) fn with_hosts(
+        &self,
+        changes: Vec<HostChange>,
+        contested: &Contested,
+        clusters: &List<Cluster>,
+        made: &mut Made,
+    ) -> Result<Router, FromNothing> {
         let mut router = self.with_clusters(clusters);
-        for change in changes {
-            router.change(change).ok_or(FromNothing)?;
-        }
+        router.change(changes, contested, made).ok_or(FromNothing)?;
         Ok(router)
     }
 
-    fn change(&mut self, change: HostChange) -> Option<()> {
-        let now = change.now.map(Arc::new);
-        if let Some(now) = &now {
-            now.routes.iter().try_for_each(|route| check_route(&self.plan, route)).ok()?;
+    /// The router with other answers of DNS.
+    pub(crate) fn with_names(mut self, names: Names) -> Router {
+        Arc::make_mut(&mut self.plan).names = names;
+        self
+    }
+
+    fn change(&mut self, changes: Vec<HostChange>, contested: &Contested, made: &mut Made) -> Option<()> {
+        let mut by_port: BTreeMap<u16, Vec<Placed>> = BTreeMap::new();
+        for HostChange { port, host, now, own } in changes {
+            let change = Placed { name: format!("{host}:{port}"), host, now: now.map(Arc::new) };
+            let mut routes = change.now.iter().flat_map(|now| now.routes.iter());
+            routes.try_for_each(|route| check_route(&self.plan, route)).ok()?;
+            if let Some(&address) = own.first() {
+                let at = *self.bound.get(&(port, address))?;
+                self.change_table(at, &change.name, |table, http| place_alone(table, http, &change))?;
+            }
+            by_port.entry(port).or_default().push(change);
         }
-        if let Some(&address) = change.own.first() {
-            let at = *self.bound.get(&(change.port, address))?;
-            let name = format!("{}:{}", change.host, change.port);
-            let anyone = now.as_ref().map(|now| Arc::new(for_any_name(now)));
-            self.change_table(at, &name, |table, http| place(table, http, "*", &name, anyone))?;
+        for (port, changes) in by_port {
+            let at = *self.open.get(&port)?;
+            let contested = contested.get(&port);
+            let contested = |domain: &str| contested.is_some_and(|contested| contested.contains(domain));
+            self.change_table(at, &port.to_string(), |table, http| place(table, http, changes, contested, made))?;
         }
-        let at = *self.open.get(&change.port)?;
-        let name = format!("{}:{}", change.host, change.port);
-        let domain = change.host.as_str();
-        self.change_table(at, &change.port.to_string(), |table, http| place(table, http, domain, &name, now))
+        Some(())
     }
 
     /// Changes the table of this name, which must be that of the listener's first chain.
@@ -104,51 +122,141 @@ impl Router {
     }
 }
 
-/// Puts a virtual host into the place of the one of this name, which is found by a domain that it has; `None` where others
-/// are concerned.
+/// A virtual host of a table, as it is now.
+struct Placed {
+    name: String,
+    host: HostPattern,
+    now: Option<Arc<VirtualHost>>,
+}
+
+impl Placed {
+    /// The domains that it has now and had not before, or the other way round.
+    fn only<'h>(of: Option<&'h Arc<VirtualHost>>, other: Option<&'h Arc<VirtualHost>>) -> Vec<&'h HostPattern> {
+        let others = other.map_or(&[][..], |other| &other.domains);
+        of.iter().flat_map(|host| &host.domains).filter(|domain| !others.contains(domain)).collect()
+    }
+}
+
+/// The virtual hosts that one change made, by name: whoever gets the same as another shares it.
+#[derive(Debug, Default)]
+pub(crate) struct Made(HashMap<Arc<str>, Vec<Shared>>);
+
+/// A virtual host, and what is needed of it.
+type Shared = (Arc<VirtualHost>, Arc<Site>);
+
+impl Made {
+    /// A virtual host and what is needed of it; with the index of what was in its place, where that asks the same.
+    fn share(&mut self, now: Arc<VirtualHost>, before: Option<(&VirtualHost, &Site)>) -> Shared {
+        let known = self.0.entry(now.name.clone()).or_default();
+        if let Some(same) = known.iter().find(|(host, _)| *host == now) {
+            return same.clone();
+        }
+        let before = before.filter(|(host, _)| same_conditions(host, &now)).map(|(_, site)| site.index.clone());
+        let made = match known.iter().find(|(host, _)| host.routes == now.routes) {
+            Some((host, site)) => {
+                let now = Arc::new(VirtualHost { routes: host.routes.clone(), ..VirtualHost::clone(&now) });
+                (now.clone(), Site::new(now, site.index.clone()))
+            }
+            None => (now.clone(), Site::new(now.clone(), before.unwrap_or_else(|| Arc::new(routes(&now))))),
+        };
+        let made = (made.0, Arc::new(made.1));
+        known.push(made.clone());
+        made
+    }
+}
+
+/// Puts a virtual host into a table that has no other.
+fn place_alone(table: &mut Table, http: &mut HttpTable, change: &Placed) -> Option<()> {
+    if http.hosts.first().is_some_and(|known| *known.name != *change.name) {
+        return None;
+    }
+    let anyone = change.now.as_ref().map(|now| for_any_name(now));
+    http.hosts = anyone.into_iter().collect();
+    table.sites = http.hosts.iter().map(site).collect();
+    table.hosts = Arc::new(hosts(http));
+    Some(())
+}
+
+/// Puts virtual hosts into the places of those of the same names; `None` where others are concerned.
 fn place(
     table: &mut Table,
     http: &mut HttpTable,
-    domain: &str,
-    name: &str,
-    now: Option<Arc<VirtualHost>>,
+    changes: Vec<Placed>,
+    contested: impl Fn(&str) -> bool,
+    made: &mut Made,
 ) -> Option<()> {
-    let known = if domain == "*" { (!http.hosts.is_empty()).then_some(0) } else { table.hosts.exact(domain) };
-    match (known.map(|at| at as usize), now) {
-        (None, None) => Some(()),
-        (Some(at), Some(now)) => {
-            let before = &http.hosts[at];
-            if *before.name != *name || before.domains != now.domains {
-                return None;
-            }
-            let site = match table.sites[at].index.clone() {
-                index if same_conditions(before, &now) => Site::new(now.clone(), index),
-                _ => site(&now),
-            };
-            table.sites.set(at, site);
-            http.hosts.set(at, now);
-            Some(())
+    let place_of = |change: &Placed| table.hosts.owner(&change.host).map(|at| at as usize);
+    let places: Vec<Option<usize>> = changes.iter().map(place_of).collect();
+    // All domains are free before one is taken: one virtual host may get what another had.
+    for (change, at) in changes.iter().zip(&places) {
+        let Some(before) = at.map(|at| &http.hosts[at]) else { continue };
+        if *before.name != *change.name {
+            return None;
         }
-        (None, Some(now)) => {
-            if now.domains.iter().any(|domain| domain.is_wildcard() || table.hosts.exact(domain.as_str()).is_some()) {
+        for domain in Placed::only(Some(before), change.now.as_ref()) {
+            if contested(domain.as_str()) {
                 return None;
             }
-            table.sites.push(site(&now));
-            http.hosts.push(now);
-            table.hosts = Arc::new(hosts(http));
-            Some(())
-        }
-        (Some(at), None) => {
-            if *http.hosts[at].name != *name {
-                return None;
-            }
-            let (host, site) = (http.hosts.pop()?, table.sites.pop()?);
-            http.hosts.set(at, host);
-            table.sites.set(at, site);
-            table.hosts = Arc::new(hosts(http));
-            Some(())
+            Arc::make_mut(&mut table.hosts).give(domain, None);
         }
     }
+    let mut gone = Vec::new();
+    for (change, at) in changes.into_iter().zip(places) {
+        let Some(now) = change.now else {
+            gone.extend(at);
+            continue;
+        };
+        let place = at.unwrap_or(http.hosts.len());
+        for domain in Placed::only(Some(&now), at.map(|at| &http.hosts[at])) {
+            if table.hosts.owner(domain).is_some() {
+                return None;
+            }
+            Arc::make_mut(&mut table.hosts).give(domain, u32::try_from(place).ok());
+        }
+        match at {
+            Some(at) => put(table, http, at, now, made),
+            None => {
+                let (now, site) = made.share(now, None);
+                table.sites.push(site);
+                http.hosts.push(now);
+            }
+        }
+    }
+    gone.sort_unstable();
+    gone.into_iter().rev().try_for_each(|at| remove(table, http, at))?;
+    if table.hosts.is_patched() {
+        table.hosts = Arc::new(hosts(http));
+    }
+    Some(())
+}
+
+/// Puts a virtual host into a place. What is as it was before stays shared.
+fn put(table: &mut Table, http: &mut HttpTable, at: usize, now: Arc<VirtualHost>, made: &mut Made) {
+    let (before, site) = (&http.hosts[at], &table.sites[at]);
+    if before.routes != now.routes {
+        let (now, site) = made.share(now, Some((before, site)));
+        table.sites.set(at, site);
+        http.hosts.set(at, now);
+    } else if before.domains != now.domains || before.require_tls != now.require_tls {
+        let now = Arc::new(VirtualHost { routes: before.routes.clone(), ..VirtualHost::clone(&now) });
+        table.sites.set(at, Site::new(now.clone(), site.index.clone()));
+        http.hosts.set(at, now);
+    }
+}
+
+/// Takes a virtual host away, whose domains are free already; the last one gets its place.
+fn remove(table: &mut Table, http: &mut HttpTable, at: usize) -> Option<()> {
+    let (host, site) = (http.hosts.pop()?, table.sites.pop()?);
+    if at == http.hosts.len() {
+        return Some(());
+    }
+    let index = Arc::make_mut(&mut table.hosts);
+    for domain in &host.domains {
+        index.give(domain, u32::try_from(at).ok());
+    }
+    http.hosts.set(at, host);
+    table.sites.set(at, site);
+    Some(())
 }
 
 type Bound = FastMap<(u16, IpAddr), u32>;
@@ -203,13 +311,8 @@ impl Known {
 }
 
 fn hosts(http: &HttpTable) -> HostIndex {
-    let mut index = HostIndex::default();
-    for (at, host) in (0u32..).zip(&http.hosts) {
-        for domain in &host.domains {
-            index.insert(domain, at);
-        }
-    }
-    index
+    let numbered = (0u32..).zip(&http.hosts);
+    HostIndex::build(numbered.flat_map(|(at, host)| host.domains.iter().map(move |domain| (domain, at))))
 }
 
 fn site(host: &Arc<VirtualHost>) -> Site {

@@ -148,12 +148,10 @@ impl Router {
     /// Allocates for a name with capitals.
     pub fn lookup(&self, host: &str) -> &[IpAddr] {
         let host = crate::name::host_of(host);
-        let known = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            self.plan.names.get(&*host.to_ascii_lowercase())
-        } else {
-            self.plan.names.get(host)
-        };
-        known.map_or(&[], Vec::as_slice)
+        if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return self.plan.names.find(&host.to_ascii_lowercase());
+        }
+        self.plan.names.find(host)
     }
 
     fn listener(&self, connection: &Connection<'_>) -> Option<usize> {

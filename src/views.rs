@@ -7,14 +7,15 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
-use crate::compile::PlanError;
+use crate::compile::{Made, PlanError};
 use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::kubernetes::has_labels;
 use crate::live::Live;
 use crate::model::{Object, VirtualService};
 use crate::plan::Plan;
 use crate::resolve::{
-    Concerned, Findings, FromNothing, Mesh, Rules, Shared, Touched, View, Viewpoint, ViewpointKind, World,
+    Concerned, Findings, FromNothing, Keys, Mesh, Replaced, Roots, Rules, Shared, Touched, View, Viewpoint,
+    ViewpointKind, World,
 };
 use crate::resources::{Applied, Reader, Resources};
 use crate::router::Router;
@@ -38,13 +39,42 @@ use crate::yaml::Reading;
 /// ```
 #[derive(Debug)]
 pub struct Views {
+    ground: Ground,
+    /// The clusters that somebody named, and how many were new to a change since all was made from nothing.
+    keys: Keys,
+    added: usize,
+    labels: Labels,
+    groups: Vec<Group>,
+    cells: Vec<(Viewpoint, Weak<Live>)>,
+}
+
+/// What all clients share.
+#[derive(Debug)]
+struct Ground {
     resources: Resources,
     mesh: Mesh,
     world: World,
     rules: Rules,
-    labels: Labels,
-    groups: Vec<Group>,
-    cells: Vec<(Viewpoint, Weak<Live>)>,
+    roots: Roots,
+}
+
+impl Ground {
+    fn new(resources: Resources, mesh: Mesh) -> Self {
+        let (world, rules) = (World::new(&resources, &mesh), Rules::new(&resources, &mesh));
+        let roots = Roots::new(&resources, &mesh);
+        Ground { resources, mesh, world, rules, roots }
+    }
+
+    fn read_again(&mut self) {
+        self.world = World::new(&self.resources, &self.mesh);
+        self.rules = Rules::new(&self.resources, &self.mesh);
+        self.roots = Roots::new(&self.resources, &self.mesh);
+    }
+
+    fn shared(&self) -> Shared<'_> {
+        let Ground { resources, mesh, world, rules, roots } = self;
+        Shared { resources, world, rules, roots, mesh }
+    }
 }
 
 /// Clients that see the same, but for what http rules make of their labels.
@@ -77,14 +107,14 @@ struct Labels {
 impl Views {
     /// Views over resources; nobody looks yet.
     pub fn new(resources: Resources, mesh: Mesh) -> Self {
-        let (world, rules) = (World::new(&resources, &mesh), Rules::new(&resources, &mesh));
         let labels = Labels::of(&resources);
-        Views { resources, mesh, world, rules, labels, groups: Vec::new(), cells: Vec::new() }
+        let (keys, groups, cells) = (Keys::default(), Vec::new(), Vec::new());
+        Views { ground: Ground::new(resources, mesh), keys, added: 0, labels, groups, cells }
     }
 
     /// The resources as they are.
     pub fn resources(&self) -> &Resources {
-        &self.resources
+        &self.ground.resources
     }
 
     /// A cell that holds a client's router from now on, as long as somebody keeps the cell.
@@ -102,7 +132,7 @@ impl Views {
 
     /// What is wrong with the resources for one client, as [`Plan::resolve`] tells it; worked out anew with each call.
     pub fn findings(&self, viewpoint: &Viewpoint) -> Vec<Diagnostic> {
-        Plan::resolve(&self.resources, viewpoint, &self.mesh).findings
+        Plan::resolve(&self.ground.resources, viewpoint, &self.ground.mesh).findings
     }
 
     /// Applies a resource under its kind, namespace and name, and publishes what follows.
@@ -113,8 +143,8 @@ impl Views {
         let object = object.into();
         let metadata = object.metadata();
         let reference = ResourceRef::new(object.kind(), &metadata.namespace, &metadata.name);
-        let before = self.resources.shared(&reference);
-        let applied = self.resources.apply(object);
+        let before = self.ground.resources.shared(&reference);
+        let applied = self.ground.resources.apply(object);
         if applied != Applied::Unchanged {
             self.changed(&reference, before)?;
         }
@@ -126,8 +156,8 @@ impl Views {
     /// # Errors
     /// As [`Views::apply`].
     pub fn delete(&mut self, reference: &ResourceRef) -> Result<bool, PlanError> {
-        let before = self.resources.shared(reference);
-        let was_there = self.resources.delete(reference);
+        let before = self.ground.resources.shared(reference);
+        let was_there = self.ground.resources.delete(reference);
         if was_there {
             self.changed(reference, before)?;
         }
@@ -147,9 +177,9 @@ impl Views {
 
     /// Many changes that are published as one: from nothing.
     fn change_all(&mut self, change: impl FnOnce(&mut Resources) -> Vec<Diagnostic>) -> Vec<Diagnostic> {
-        let before = self.resources.revision();
-        let findings = change(&mut self.resources);
-        if self.resources.revision() != before {
+        let before = self.ground.resources.revision();
+        let findings = change(&mut self.ground.resources);
+        if self.ground.resources.revision() != before {
             // INVARIANT: what was resolved compiles; where it did not, the routers before stay in force.
             let _ = self.rebuild();
         }
@@ -162,19 +192,19 @@ impl Views {
             "VirtualService" => self.rules_changed(reference, before),
             "Pod" | "EndpointSlice" | "Endpoints" | "WorkloadEntry" => {
                 let before = before.as_ref().map(|(object, _)| &**object);
-                match self.world.change(before, reference, &self.resources, &self.mesh) {
+                match self.ground.world.change(before, reference, &self.ground.resources, &self.ground.mesh) {
                     Touched::Endpoints(services) => {
-                        let shared = shared(&self.resources, &self.world, &self.rules, &self.mesh);
-                        let pods: Vec<_> = before.into_iter().chain(self.resources.find(reference)).collect();
-                        for group in &mut self.groups {
+                        let shared = self.ground.shared();
+                        let pods: Vec<_> = before.into_iter().chain(self.ground.resources.find(reference)).collect();
+                        let mut stale = BTreeSet::new();
+                        for (at, group) in self.groups.iter_mut().enumerate() {
                             if pods.iter().any(|pod| group.runs_on(pod)) {
-                                group.rebuild(shared)?;
-                                group.publish();
-                            } else if let Some(group) = group.renew(shared, &services) {
+                                stale.insert(at);
+                            } else if let Some(group) = group.renew(shared, &mut self.keys, &services) {
                                 group.publish();
                             }
                         }
-                        Ok(())
+                        self.make_again(stale)
                     }
                     Touched::More => self.rebuild(),
                 }
@@ -186,28 +216,54 @@ impl Views {
 
     fn rules_changed(&mut self, reference: &ResourceRef, before: Option<(Arc<Object>, u64)>) -> Result<(), PlanError> {
         let before = before.as_ref().and_then(|(object, applied)| Some((as_rules(object)?, *applied)));
-        let now = self.resources.get(reference);
+        let now = self.ground.resources.get(reference);
         let now = now.and_then(|resource| Some((as_rules(resource.object)?, resource.applied)));
         let asked = |rules: Option<(&VirtualService, u64)>| {
             let mut labels = Labels::default();
             rules.into_iter().for_each(|(rules, _)| labels.add_rules(rules));
             labels
         };
-        if asked(before) != asked(now) {
+        // A delegate's rules stand in others.
+        let is_delegate = |(rules, _): &(&VirtualService, u64)| rules.spec.hosts.is_empty();
+        if asked(before) != asked(now) || before.iter().chain(&now).any(is_delegate) || self.is_littered() {
             return self.rebuild();
         }
-        let shared = shared(&self.resources, &self.world, &self.rules, &self.mesh);
-        for group in &mut self.groups {
-            group.replace(shared, before, now)?;
+        let replaced = self.ground.roots.replace(before, now, &self.ground.resources, &self.ground.mesh);
+        let (known, mut made) = (self.keys.len(), Made::default());
+        let shared = self.ground.shared();
+        let mut stale = BTreeSet::new();
+        for (at, group) in self.groups.iter_mut().enumerate() {
+            if group.replace(shared, &mut self.keys, &replaced, &mut made).is_err() {
+                stale.insert(at);
+            }
+        }
+        self.added += self.keys.len() - known;
+        self.make_again(stale)
+    }
+
+    /// Makes groups again that a change could not be told to.
+    fn make_again(&mut self, mut stale: BTreeSet<usize>) -> Result<(), PlanError> {
+        let shared = self.ground.shared();
+        while let Some(at) = stale.pop_first() {
+            let old = &self.groups[at];
+            let mut fresh = self.groups.iter().enumerate().filter(|(other, _)| *other != at && !stale.contains(other));
+            let kin = fresh.find(|(_, group)| group.is_kin(&old.viewpoint)).map(|(_, group)| group);
+            let made = old.made_again(kin, shared, &mut self.keys)?;
+            made.supersede(&mut self.groups[at]);
         }
         Ok(())
     }
 
+    /// Whether half of the clusters may be named by nobody any more.
+    fn is_littered(&self) -> bool {
+        self.added > (self.keys.len() - self.added).max(64)
+    }
+
     /// Everything from nothing, for every cell that somebody keeps.
     fn rebuild(&mut self) -> Result<(), PlanError> {
-        self.world = World::new(&self.resources, &self.mesh);
-        self.rules = Rules::new(&self.resources, &self.mesh);
-        self.labels = Labels::of(&self.resources);
+        self.ground.read_again();
+        self.labels = Labels::of(&self.ground.resources);
+        (self.keys, self.added) = (Keys::default(), 0);
         self.groups.clear();
         self.cells.retain(|(_, cell)| cell.strong_count() > 0);
         for at in 0..self.cells.len() {
@@ -225,43 +281,93 @@ impl Views {
     fn class(&mut self, viewpoint: &Viewpoint) -> Result<(usize, usize), PlanError> {
         let coarse = self.labels.cut(viewpoint, false);
         let fine = self.labels.cut(viewpoint, true);
-        let shared = shared(&self.resources, &self.world, &self.rules, &self.mesh);
+        let shared = self.ground.shared();
         let Some(at) = self.groups.iter().position(|group| group.viewpoint == coarse) else {
-            self.groups.push(Group::new(shared, coarse, fine)?);
+            let kin = self.groups.iter().find(|group| group.is_kin(&coarse));
+            let made = Group::new(kin, shared, &mut self.keys, coarse, fine)?;
+            self.groups.push(made);
             return Ok((self.groups.len() - 1, 0));
         };
         let group = &mut self.groups[at];
         if let Some(class) = group.classes.iter().position(|class| class.viewpoint == fine) {
             return Ok((at, class));
         }
-        let router = group.sibling(shared, &fine)?;
+        let router = group.sibling(shared, &mut self.keys, &fine)?;
         group.classes.push(Class { viewpoint: fine, router, cells: Vec::new() });
         Ok((at, group.classes.len() - 1))
     }
 }
 
 impl Group {
-    /// A group with its first class.
-    fn new(shared: Shared<'_>, coarse: Viewpoint, fine: Viewpoint) -> Result<Group, PlanError> {
-        let (mut view, mut plan) = View::new(shared, &coarse, &mut Findings::new());
+    /// A group with its first class, from another group if there is one that has enough in common, else from nothing.
+    fn new(
+        kin: Option<&Group>,
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        coarse: Viewpoint,
+        fine: Viewpoint,
+    ) -> Result<Group, PlanError> {
+        let forked = kin.map(|kin| kin.fork(shared, keys, &coarse, &fine));
+        match forked {
+            Some(Ok(group)) => Ok(group),
+            Some(Err(FromNothing)) | None => Group::from_nothing(shared, keys, coarse, fine),
+        }
+    }
+
+    fn from_nothing(
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        coarse: Viewpoint,
+        fine: Viewpoint,
+    ) -> Result<Group, PlanError> {
+        let (mut view, mut plan) = View::new(shared, keys, &coarse, &mut Findings::new());
         if fine != coarse {
-            plan = view.plan(shared, &fine, &mut Findings::new());
+            plan = view.plan(shared, keys, &fine, &mut Findings::new());
         }
         let router = Arc::new(Router::compile(plan)?);
         let first = Class { viewpoint: fine, router, cells: Vec::new() };
         Ok(Group { viewpoint: coarse, view, classes: vec![first] })
     }
 
+    /// A group with its first class, made from another group; fails where the two have too little in common.
+    fn fork(
+        &self,
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        coarse: &Viewpoint,
+        fine: &Viewpoint,
+    ) -> Result<Group, FromNothing> {
+        let first = self.classes.first().ok_or(FromNothing)?;
+        let names = &first.router.plan().names;
+        let (mut view, concerned, names) = self.view.fork(shared, keys, (&first.viewpoint, names), (coarse, fine))?;
+        let changes = view.hosts(shared, keys, &concerned, fine)?;
+        let router = first.router.with_hosts(changes, view.contested(), view.clusters(), &mut Made::default())?;
+        let router = router.with_names(names);
+        let class = Class { viewpoint: fine.clone(), router: Arc::new(router), cells: Vec::new() };
+        Ok(Group { viewpoint: coarse.clone(), view, classes: vec![class] })
+    }
+
+    /// Whether a group for this client could be made from this one.
+    fn is_kin(&self, viewpoint: &Viewpoint) -> bool {
+        self.view.is_open() && viewpoint.kind == ViewpointKind::Sidecar && self.viewpoint.labels == viewpoint.labels
+    }
+
     /// The router of a further class: the first one's, but for the hosts that tell the two apart.
-    fn sibling(&mut self, shared: Shared<'_>, viewpoint: &Viewpoint) -> Result<Arc<Router>, PlanError> {
+    fn sibling(
+        &mut self,
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        viewpoint: &Viewpoint,
+    ) -> Result<Arc<Router>, PlanError> {
         if let Some(first) = self.classes.first()
-            && let Ok(concerned) = self.view.told_apart(&first.viewpoint, viewpoint)
-            && let Ok(changes) = self.view.hosts(shared, &concerned, viewpoint)
-            && let Ok(router) = first.router.with_hosts(changes, self.view.clusters())
+            && let Ok(concerned) = self.view.told_apart(shared, &first.viewpoint, viewpoint)
+            && let Ok(changes) = self.view.hosts(shared, keys, &concerned, viewpoint)
+            && let Ok(router) =
+                first.router.with_hosts(changes, self.view.contested(), self.view.clusters(), &mut Made::default())
         {
             return Ok(Arc::new(router));
         }
-        let plan = self.view.plan(shared, viewpoint, &mut Findings::new());
+        let plan = self.view.plan(shared, keys, viewpoint, &mut Findings::new());
         Ok(Arc::new(Router::compile(plan)?))
     }
 
@@ -275,8 +381,13 @@ impl Group {
     }
 
     /// Takes services with other endpoints; `None` where no cluster is another now.
-    fn renew(&mut self, shared: Shared<'_>, services: &[Arc<crate::resolve::Service>]) -> Option<&mut Self> {
-        if !self.view.renew(shared, services) {
+    fn renew(
+        &mut self,
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        services: &[Arc<crate::resolve::Service>],
+    ) -> Option<&mut Self> {
+        if !self.view.renew(shared, keys, services) {
             return None;
         }
         for class in &mut self.classes {
@@ -285,48 +396,56 @@ impl Group {
         Some(self)
     }
 
-    /// Takes a VirtualService in the place of what it was before, and publishes what follows.
+    /// Takes note that a VirtualService was replaced, and publishes what follows; fails where the group is to be made again.
     fn replace(
         &mut self,
         shared: Shared<'_>,
-        before: Option<(&VirtualService, u64)>,
-        now: Option<(&VirtualService, u64)>,
-    ) -> Result<(), PlanError> {
-        let concerned = self.view.replace(shared, before, now);
-        if concerned.as_ref().is_ok_and(Concerned::is_empty) {
-            return Ok(());
+        keys: &mut Keys,
+        replaced: &Replaced,
+        made: &mut Made,
+    ) -> Result<(), FromNothing> {
+        let concerned = self.view.replaced(shared, replaced)?;
+        if !concerned.is_empty() {
+            self.patch(shared, keys, &concerned, made)?;
+            self.publish();
         }
-        if concerned.and_then(|concerned| self.patch(shared, &concerned)).is_err() {
-            self.rebuild(shared)?;
-        }
-        self.publish();
         Ok(())
     }
 
-    fn patch(&mut self, shared: Shared<'_>, concerned: &Concerned) -> Result<(), FromNothing> {
-        if self.view.is_littered() {
-            return Err(FromNothing);
-        }
+    fn patch(
+        &mut self,
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        concerned: &Concerned,
+        made: &mut Made,
+    ) -> Result<(), FromNothing> {
         for class in &mut self.classes {
-            let changes = self.view.hosts(shared, concerned, &class.viewpoint)?;
-            class.router = Arc::new(class.router.with_hosts(changes, self.view.clusters())?);
+            let changes = self.view.hosts(shared, keys, concerned, &class.viewpoint)?;
+            let router = class.router.with_hosts(changes, self.view.contested(), self.view.clusters(), made)?;
+            class.router = Arc::new(router);
         }
         Ok(())
     }
 
-    /// All classes from nothing.
-    fn rebuild(&mut self, shared: Shared<'_>) -> Result<(), PlanError> {
-        let Some(first) = self.classes.first() else { return Ok(()) };
-        let mut made = Group::new(shared, self.viewpoint.clone(), first.viewpoint.clone())?;
-        for class in self.classes.iter().skip(1) {
-            let router = made.sibling(shared, &class.viewpoint)?;
-            made.classes.push(Class { viewpoint: class.viewpoint.clone(), router, cells: Vec::new() });
+    /// The group with all its classes, of which nobody has a cell, as they are now.
+    fn made_again(&self, kin: Option<&Group>, shared: Shared<'_>, keys: &mut Keys) -> Result<Group, PlanError> {
+        let mut classes = self.classes.iter().map(|class| class.viewpoint.clone());
+        let first = classes.next().unwrap_or_else(|| self.viewpoint.clone());
+        let mut made = Group::new(kin, shared, keys, self.viewpoint.clone(), first)?;
+        for viewpoint in classes {
+            let router = made.sibling(shared, keys, &viewpoint)?;
+            made.classes.push(Class { viewpoint, router, cells: Vec::new() });
         }
-        for (made, class) in made.classes.iter_mut().zip(&mut self.classes) {
-            made.cells = std::mem::take(&mut class.cells);
+        Ok(made)
+    }
+
+    /// Takes the place of the group that it was made again from, and publishes what follows.
+    fn supersede(mut self, before: &mut Group) {
+        for (class, before) in self.classes.iter_mut().zip(&mut before.classes) {
+            class.cells = std::mem::take(&mut before.cells);
         }
-        *self = made;
-        Ok(())
+        *before = self;
+        before.publish();
     }
 
     fn publish(&mut self) {
@@ -399,8 +518,4 @@ fn as_rules(object: &Object) -> Option<&VirtualService> {
         Object::VirtualService(rules) => Some(rules),
         _ => None,
     }
-}
-
-fn shared<'a>(resources: &'a Resources, world: &'a World, rules: &'a Rules, mesh: &'a Mesh) -> Shared<'a> {
-    Shared { resources, world, rules, mesh }
 }

@@ -9,8 +9,8 @@ mod worlds;
 
 use std::sync::Arc;
 
-use meshroute::plan::{HttpTable, Target};
-use meshroute::{Live, Mesh, Plan, Precedence, Request, Resources, Roll, Router, Viewpoint, Views};
+use meshroute::plan::{HttpTable, Target, VirtualHost};
+use meshroute::{Live, Mesh, Plan, Precedence, Request, Resources, Roll, Router, Snapshot, Viewpoint, Views};
 use plans::Choices;
 use proptest::prelude::*;
 
@@ -39,12 +39,46 @@ fn most_changes_share_most() {
         run(&noise(seed, 1_000), &mut |before, after| {
             if !Arc::ptr_eq(before.plan(), after.plan()) {
                 changes += 1;
-                shared += u32::from(Arc::ptr_eq(&before.plan().names, &after.plan().names));
+                shared += u32::from(before.plan().names.is_shared_with(&after.plan().names));
             }
         });
     }
     assert!(changes > 50, "{changes}");
     assert!(shared * 6 > changes, "{shared} of {changes}");
+}
+
+/// So it is where the view of a client that comes later is not made from that of another.
+#[test]
+fn most_latecomers_share_most() {
+    let (mut late, mut sharing) = (0, 0);
+    for seed in 0..6 {
+        let data = noise(seed, 1_000);
+        let mut world = World::new(&data);
+        while !world.choices.is_empty() {
+            worlds::change(&mut world.choices, &mut world.views);
+            world.clients.truncate(5);
+            world.cells.truncate(5);
+            world.open(Viewpoint::sidecar("z").label("app", "a"));
+            late += 1;
+            let all: Vec<Snapshot> = world.cells.iter().map(|cell| cell.load()).collect();
+            sharing += u32::from(all[..5].iter().any(|earlier| share(earlier, &all[5])));
+        }
+    }
+    assert!(late > 50 && sharing * 3 > late, "{sharing} of {late}");
+}
+
+/// Whether two routers have a virtual host in common.
+fn share(one: &Router, other: &Router) -> bool {
+    let others: Vec<&Arc<VirtualHost>> = tables(other).flat_map(|table| &table.hosts).collect();
+    tables(one).flat_map(|table| &table.hosts).any(|host| others.iter().any(|other| Arc::ptr_eq(host, other)))
+}
+
+fn tables(router: &Router) -> impl Iterator<Item = &HttpTable> {
+    let chains = router.plan().listeners.iter().flat_map(|listener| &listener.chains);
+    chains.filter_map(|chain| match &chain.target {
+        Target::Http(table) => Some(&**table),
+        Target::Tcp { .. } => None,
+    })
 }
 
 fn check(data: &[u8]) {
@@ -53,36 +87,61 @@ fn check(data: &[u8]) {
 
 /// Runs a sequence; `seen` is told of every router after every change, with the one before.
 fn run(data: &[u8], seen: &mut dyn FnMut(&Router, &Router)) {
-    let mut choices = Choices::new(data);
-    let mesh = Mesh::with_precedence(choices.one(&[Precedence::LastApplied, Precedence::Istio]));
-    let mut resources = Resources::new();
-    for _ in 0..choices.below(16) {
-        if let Some(object) = worlds::object(&mut choices) {
-            resources.apply(object);
+    let mut world = World::new(data);
+    world.compare();
+    while !world.choices.is_empty() {
+        let before: Vec<Arc<Router>> = world.cells.iter().map(|cell| cell.load().to_arc()).collect();
+        if world.clients.len() < 9 && world.choices.chance(15) {
+            let client = worlds::latecomer(&mut world.choices);
+            world.open(client);
+        } else {
+            worlds::change(&mut world.choices, &mut world.views);
         }
-    }
-    let mut views = Views::new(resources, mesh.clone());
-    let clients = worlds::viewpoints();
-    let cells: Vec<Arc<Live>> =
-        clients.iter().map(|client| views.open(client).expect("what was resolved is legal")).collect();
-    compare(&views, &mesh, &clients, &cells);
-    while !choices.is_empty() {
-        let before: Vec<Arc<Router>> = cells.iter().map(|cell| cell.load().to_arc()).collect();
-        worlds::change(&mut choices, &mut views);
-        compare(&views, &mesh, &clients, &cells);
-        for (before, cell) in before.iter().zip(&cells) {
+        world.compare();
+        for (before, cell) in before.iter().zip(&world.cells) {
             seen(before, &cell.load());
         }
     }
 }
 
-fn compare(views: &Views, mesh: &Mesh, clients: &[Viewpoint], cells: &[Arc<Live>]) {
-    for (client, cell) in clients.iter().zip(cells) {
-        let now = cell.load();
-        let plan = Plan::resolve(views.resources(), client, mesh).plan;
-        let wanted = Router::compile(plan).expect("what was resolved is legal");
-        assert_eq!(now.plan().canonical(), wanted.plan().canonical(), "a change left {client:?} behind");
-        same_answers(&now, &wanted);
+/// Views of some clients, and what is done with them.
+struct World<'b> {
+    choices: Choices<'b>,
+    mesh: Mesh,
+    views: Views,
+    clients: Vec<Viewpoint>,
+    cells: Vec<Arc<Live>>,
+}
+
+impl<'b> World<'b> {
+    fn new(data: &'b [u8]) -> Self {
+        let mut choices = Choices::new(data);
+        let mesh = Mesh::with_precedence(choices.one(&[Precedence::LastApplied, Precedence::Istio]));
+        let mut resources = Resources::new();
+        for _ in 0..choices.below(16) {
+            if let Some(object) = worlds::object(&mut choices) {
+                resources.apply(object);
+            }
+        }
+        let views = Views::new(resources, mesh.clone());
+        let mut world = World { choices, mesh, views, clients: Vec::new(), cells: Vec::new() };
+        worlds::viewpoints().into_iter().for_each(|client| world.open(client));
+        world
+    }
+
+    fn open(&mut self, client: Viewpoint) {
+        self.cells.push(self.views.open(&client).expect("what was resolved is legal"));
+        self.clients.push(client);
+    }
+
+    fn compare(&self) {
+        for (client, cell) in self.clients.iter().zip(&self.cells) {
+            let now = cell.load();
+            let plan = Plan::resolve(self.views.resources(), client, &self.mesh).plan;
+            let wanted = Router::compile(plan).expect("what was resolved is legal");
+            assert_eq!(now.plan().canonical(), wanted.plan().canonical(), "a change left {client:?} behind");
+            same_answers(&now, &wanted);
+        }
     }
 }
 

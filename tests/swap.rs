@@ -27,7 +27,7 @@ fn router(generation: u64) -> Router {
     let mut plan = Plan::default();
     plan.clusters.push(cluster);
     plan.listeners.push(listener);
-    std::sync::Arc::make_mut(&mut plan.names).insert(generation.to_string().into(), vec![[10, 0, 0, 1].into()]);
+    plan.names.insert(generation.to_string(), vec![[10, 0, 0, 1].into()]);
     Router::compile(plan).unwrap()
 }
 

@@ -15,6 +15,7 @@ mod condition;
 mod edit;
 mod host;
 mod list;
+mod names;
 
 pub use action::{
     Abort, Action, Cors, Delay, Destination, DirectResponse, Fault, Forward, Mirror, PathRewrite, Redirect,
@@ -28,10 +29,9 @@ pub(crate) use edit::RequestLine;
 pub use edit::{EditHeaders, HeaderEdits, HeaderWrite, Part};
 pub use host::{HttpTable, Origin, Route, Unclaimed, VirtualHost};
 pub use list::{Iter, List};
+pub use names::Names;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -48,8 +48,8 @@ pub struct Plan {
     pub clusters: List<Cluster>,
     /// What becomes of a connection that no listener takes up.
     pub unmatched: Unmatched,
-    /// What DNS would answer to this client: host names in lower case, short ones included, and their addresses.
-    pub names: Arc<BTreeMap<Arc<str>, Vec<IpAddr>>>,
+    /// What DNS would answer to this client.
+    pub names: Names,
 }
 
 /// One place where traffic is taken up.

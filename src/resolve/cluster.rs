@@ -6,98 +6,122 @@ use std::sync::Arc;
 
 use super::destination_rule::{Rule, Rules};
 use super::registry::{Kind, Member, Registry, Service};
-use super::world::World;
 use super::{Mesh, Viewpoint};
 use crate::diagnostic::Diagnostic;
 use crate::kubernetes::has_labels;
 use crate::model::destination_rule::Subset;
 use crate::plan::{Cluster, Endpoint, HashKey, List, LoadBalancer};
 
-/// The clusters that were named, kept from change to change: each keeps its place in the list.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Known {
-    by_host: HashMap<Arc<str>, Vec<Place>>,
-    list: List<Cluster>,
+/// The clusters that some client named, by their number: the same for all clients, from change to change.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    by_host: HashMap<Arc<str>, Vec<u32>>,
+    all: Vec<Key>,
+    /// As they were last made, to be shared with the next client that sees the same.
+    made: Vec<Option<Arc<Cluster>>>,
 }
 
-/// Subset and port of a cluster, and its place in the list.
-type Place = (Arc<str>, u16, u32);
+/// Host, subset and port.
+type Key = (Arc<str>, Arc<str>, u16);
 
-impl Known {
-    fn find(&self, host: &str, subset: &str, port: u16) -> Option<u32> {
-        let of_host = self.by_host.get(host)?.iter();
-        of_host.clone().find(|(known, number, _)| **known == *subset && *number == port).map(|&(.., id)| id)
+impl Keys {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
     }
 
-    fn add(&mut self, cluster: Cluster) -> u32 {
-        let id = self.list.len() as u32;
-        let entry = (cluster.subset.clone(), cluster.port, id);
-        self.by_host.entry(cluster.host.clone()).or_default().push(entry);
-        self.list.push(cluster);
-        id
+    /// The number of a cluster, a new one if it was never named before.
+    fn number(&mut self, host: &str, subset: &str, port: u16) -> u32 {
+        let is_it = |&&number: &&u32| {
+            let (_, known, of) = &self.all[number as usize];
+            **known == *subset && *of == port
+        };
+        if let Some(known) = self.by_host.get(host).and_then(|numbers| numbers.iter().find(is_it)) {
+            return *known;
+        }
+        let (host, number) = (Arc::<str>::from(host), self.all.len() as u32);
+        self.by_host.entry(host.clone()).or_default().push(number);
+        self.all.push((host, subset.into(), port));
+        self.made.push(None);
+        number
     }
 
-    /// All of them, each in its place.
-    pub(super) fn list(&self) -> &List<Cluster> {
-        &self.list
+    /// The cluster of this number, shared with whoever got the same before.
+    fn share(&mut self, number: u32, cluster: Cluster) -> Arc<Cluster> {
+        match &mut self.made[number as usize] {
+            Some(known) if **known == cluster => known.clone(),
+            known => known.insert(Arc::new(cluster)).clone(),
+        }
+    }
+
+    /// The clusters of a host.
+    fn of(&self, host: &str) -> &[u32] {
+        self.by_host.get(host).map_or(&[], Vec::as_slice)
     }
 }
 
 /// What one client's routes name so far.
 pub(super) struct Clusters<'r> {
-    pub(super) registry: &'r Registry,
-    world: &'r World,
+    pub(super) registry: Registry<'r>,
     rules: &'r Rules,
     viewpoint: &'r Viewpoint,
     mesh: &'r Mesh,
-    pub(super) known: Known,
+    keys: &'r mut Keys,
+    /// As the client sees them, each in the place of its number.
+    pub(super) list: List<Cluster>,
 }
 
 impl<'r> Clusters<'r> {
+    /// Goes on with the clusters that were named before.
     pub(super) fn new(
-        (world, registry, rules): (&'r World, &'r Registry, &'r Rules),
+        (registry, rules): (Registry<'r>, &'r Rules),
         viewpoint: &'r Viewpoint,
         mesh: &'r Mesh,
+        keys: &'r mut Keys,
+        list: List<Cluster>,
     ) -> Self {
-        Clusters { registry, world, rules, viewpoint, mesh, known: Known::default() }
-    }
-
-    /// Goes on with the clusters that were named before.
-    pub(super) fn with(self, known: Known) -> Self {
-        Clusters { known, ..self }
+        Clusters { registry, rules, viewpoint, mesh, keys, list }
     }
 
     /// The index of a cluster, made if it is new.
     pub(super) fn intern(&mut self, host: &str, subset: &str, port: u16) -> u32 {
-        let host = self.stands_for(host);
-        if let Some(known) = self.known.find(&host, subset, port) {
-            return known;
+        let number = self.keys.number(&self.stands_for(host), subset, port);
+        while self.list.len() <= number as usize {
+            let next = self.list.len() as u32;
+            let made = self.numbered(next);
+            self.list.push(made);
         }
-        let made = self.make(&host, subset, port);
-        self.known.add(made)
+        number
     }
 
     /// Makes the clusters of a host again, each in its place.
     pub(super) fn renew(&mut self, host: &str) {
-        for (subset, port, id) in self.known.by_host.get(host).cloned().unwrap_or_default() {
-            let made = self.make(host, &subset, port);
-            self.known.list.set(id as usize, made);
+        for number in self.keys.of(host).to_vec() {
+            let made = self.numbered(number);
+            self.list.set(number as usize, made);
         }
     }
 
+    /// The cluster of this number, as the client sees it.
+    fn numbered(&mut self, number: u32) -> Arc<Cluster> {
+        let (host, subset, port) = &self.keys.all[number as usize];
+        let made = self.make(host, subset, *port);
+        self.keys.share(number, made)
+    }
+
     /// A service of this host, where there are such but none that the client sees.
-    fn hidden(&self, host: &str) -> Option<&Arc<Service>> {
-        if self.registry.find(host).is_some() { None } else { self.world.any(host) }
+    fn hidden(&self, host: &str) -> Option<&'r Arc<Service>> {
+        self.registry.hidden(host)
     }
 
     /// Whether a cluster is of a service that is there, but not for this client.
     pub(super) fn hides(&self, id: u32) -> bool {
-        self.hidden(&self.known.list[id as usize].host).is_some()
+        self.hidden(&self.list[id as usize].host).is_some()
     }
 
     /// Why a request for a cluster is refused, if it is.
     pub(super) fn fault(&self, id: u32) -> Option<Diagnostic> {
-        let cluster = &self.known.list[id as usize];
+        let cluster = &self.list[id as usize];
         if cluster.takes_traffic() {
             return None;
         }

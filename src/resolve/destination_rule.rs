@@ -119,6 +119,16 @@ impl Rules {
         }
     }
 
+    /// The hosts, and wildcards, of rules that clients of two namespaces may not have in common.
+    pub(super) fn particular<'r>(&'r self, namespaces: [&str; 2], mesh: &Mesh) -> Vec<&'r HostPattern> {
+        let local = namespaces.iter().filter_map(|namespace| self.local.get(*namespace));
+        let root = namespaces.contains(&mesh.root_namespace.as_str()).then_some(&self.root_local);
+        let own = local.chain(root).flat_map(|rules| rules.rules.keys());
+        let apart = |rule: &&Rule| rule.reaches(namespaces[0]) != rule.reaches(namespaces[1]);
+        let exported = self.exported.values().flat_map(|rules| rules.rules.values().flatten());
+        own.chain(exported.filter(apart).map(|rule| &rule.host)).collect()
+    }
+
     /// The rule that speaks for a service to a client: one of the client's namespace, else of the service's, else of
     /// the root namespace. The first place that has one decides; nothing is merged across namespaces.
     pub(super) fn find(&self, host: &HostPattern, namespace: &str, client: &Viewpoint, mesh: &Mesh) -> Option<&Rule> {
@@ -241,6 +251,18 @@ impl Rule {
             layered.add(policy, port);
         }
         layered.policy()
+    }
+
+    /// Whether requests to some cluster stick to an endpoint.
+    pub(super) fn is_sticky(&self) -> bool {
+        let subsets = self.subsets.iter().filter_map(|(subset, _)| subset.traffic_policy.as_ref());
+        let hashes = |settings: &Option<LoadBalancerSettings>| {
+            settings.as_ref().is_some_and(|settings| settings.consistent_hash.is_some())
+        };
+        self.policy.iter().chain(subsets).any(|policy| {
+            let ports = policy.port_level_settings.iter().flatten();
+            hashes(&policy.load_balancer) || ports.map(|port| &port.load_balancer).any(hashes)
+        })
     }
 
     /// What requests to a cluster stick by, if they do.

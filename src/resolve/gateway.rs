@@ -26,7 +26,7 @@ pub(super) struct Inbound<'a> {
     pub(super) viewpoint: &'a Viewpoint,
     pub(super) mesh: &'a Mesh,
     /// The VirtualServices that it sees, in the order in which they count.
-    pub(super) roots: Vec<Root>,
+    pub(super) roots: Vec<&'a Root>,
     pub(super) resources: &'a Resources,
 }
 
@@ -177,7 +177,7 @@ impl Inbound<'_> {
 
     /// The VirtualServices that bind to a server by one of their hosts.
     fn bound_roots(&self, bound: &Bound<'_>) -> impl Iterator<Item = &Root> {
-        let roots = self.roots.iter().filter(|root| root.binds(&bound.gateway));
+        let roots = self.roots.iter().copied().filter(|root| root.binds(&bound.gateway));
         roots.filter(|root| !intersection(&bound.hosts_for(&root.resource.namespace), &root.hosts).is_empty())
     }
 
@@ -427,7 +427,7 @@ fn bind(written: &str) -> Option<Option<IpAddr>> {
 
 /// A chain for every cluster of the mesh that the server's hosts cover, by the server name that Istio gives it: `outbound_.80_.v1_.host`.
 fn auto_passthrough(bound: &Bound<'_>, clusters: &mut Clusters<'_>) -> Vec<Chain> {
-    let services = clusters.registry.visible.clone();
+    let services: Vec<Arc<Service>> = clusters.registry.visible().cloned().collect();
     let mut chains = Vec::new();
     let covered = |service: &&Arc<Service>| {
         let hosts = bound.hosts_for(&service.namespace);

@@ -4,6 +4,7 @@
 //! service. Below this room there are none. Lowering is validation: what is not legal is left out of the plan and told
 //! in a [`Diagnostic`], so that one bad rule never takes the mesh down.
 
+mod apart;
 mod cluster;
 mod delegate;
 mod destination_rule;
@@ -22,9 +23,11 @@ mod virtual_service;
 mod visibility;
 mod world;
 
+pub(crate) use cluster::Keys;
 pub(crate) use destination_rule::Rules;
 pub(crate) use registry::Service;
-pub(crate) use sidecar::for_any_name;
+pub(crate) use roots::{Replaced, Roots};
+pub(crate) use sidecar::{Contested, for_any_name};
 pub(crate) use view::{Concerned, FromNothing, HostChange, Shared, View};
 pub(crate) use world::{Touched, World};
 
@@ -66,8 +69,9 @@ impl Plan {
         let mut findings = Findings::new();
         let world = World::new(resources, mesh);
         let rules = Rules::new(resources, mesh);
-        let shared = Shared { resources, world: &world, rules: &rules, mesh };
-        let (_, plan) = View::new(shared, viewpoint, &mut findings);
+        let roots = Roots::new(resources, mesh);
+        let shared = Shared { resources, world: &world, rules: &rules, roots: &roots, mesh };
+        let (_, plan) = View::new(shared, &mut Keys::default(), viewpoint, &mut findings);
         Resolution { plan, findings: settled(findings, resources) }
     }
 }

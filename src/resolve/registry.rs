@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::Mesh;
 use super::scope::Scope;
 use super::visibility::Export;
 use super::world::World;
-use super::{Mesh, Viewpoint};
 use crate::diagnostic::ResourceRef;
 use crate::kubernetes::pod_ip;
 use crate::model::service_entry::{Location, Resolution};
@@ -114,87 +114,120 @@ impl Service {
         self.port(number).is_some_and(|port| port.protocol.speaks_http())
     }
 
+    /// Whether every namespace sees it.
+    pub(super) fn is_for_everyone(&self) -> bool {
+        self.export == Export::Everyone
+    }
+
     /// Whether it came first: Kubernetes before ServiceEntry, then the older one.
     pub(super) fn rank(&self) -> (bool, Option<Timestamp>, u64) {
         (!self.kubernetes, self.created, self.applied)
     }
 }
 
-/// The services of one client's scope, each host once.
-#[derive(Debug)]
-pub(super) struct Registry {
-    /// What the client sees, in the order of their hosts.
-    pub(super) visible: Vec<Arc<Service>>,
-    by_host: HashMap<String, Arc<Service>>,
-    /// The visible services that stand for another host, by that host.
-    aliases: HashMap<String, Vec<Arc<Service>>>,
+/// How one client looks at the services of all.
+#[derive(Clone, Debug)]
+pub(super) struct Sight {
+    namespace: String,
+    /// Through a Sidecar's imports: what is left of them, by host.
+    narrow: Option<HashMap<String, Arc<Service>>>,
 }
 
-impl Registry {
-    /// The services that one client sees.
-    pub(super) fn new(world: &World, viewpoint: &Viewpoint, scope: &Scope) -> Self {
-        let mut by_host: HashMap<String, Arc<Service>> = HashMap::new();
-        for (host, candidates) in world.hosts() {
-            let reached = candidates.iter().filter(|service| service.export.reaches(&viewpoint.namespace));
-            let mut seen = reached.filter_map(|service| scope.trim(service)).peekable();
-            let first = seen.peek().cloned();
-            let own = seen.find(|service| service.namespace == viewpoint.namespace);
-            if let Some(chosen) = own.or(first) {
-                by_host.insert(host.clone(), chosen);
-            }
-        }
-        let mut visible: Vec<_> = by_host.values().cloned().collect();
-        visible.sort_by(|a, b| a.host.cmp(&b.host));
-        let mut aliases: HashMap<String, Vec<Arc<Service>>> = HashMap::new();
-        for service in &visible {
-            if let Some(host) = &service.alias_of {
-                aliases.entry(host.clone()).or_default().push(service.clone());
-            }
-        }
-        Registry { visible, by_host, aliases }
+impl Sight {
+    /// Looks from a namespace, through a scope.
+    pub(super) fn new(world: &World, namespace: &str, scope: &Scope) -> Self {
+        let narrow = |host: &HostPattern| {
+            let reached = reaching(world.candidates(host.as_str()), namespace);
+            let kept = chosen(reached.filter_map(|service| scope.trim(service)), namespace)?;
+            Some((host.as_str().to_string(), kept))
+        };
+        let narrow = scope.is_narrow().then(|| world.hosts().filter_map(narrow).collect());
+        Sight { namespace: namespace.to_string(), narrow }
     }
 
-    /// Puts a service with other endpoints in the place of the one that it was; says whether the client sees it.
-    pub(super) fn renew(&mut self, service: &Arc<Service>, scope: &Scope) -> bool {
-        let Some(place) = self.by_host.get_mut(service.host.as_str()) else { return false };
-        if *place.resource != *service.resource {
+    /// Takes a service with other endpoints; says whether the client sees it.
+    pub(super) fn renew(&mut self, world: &World, service: &Arc<Service>, scope: &Scope) -> bool {
+        let seen = Registry::new(world, self).find(service.host.as_str());
+        if seen.is_none_or(|seen| *seen.resource != *service.resource) {
             return false;
         }
-        let Some(service) = scope.trim(service) else { return false };
-        if let Ok(at) = self.visible.binary_search_by(|known| known.host.cmp(&service.host)) {
-            self.visible[at] = service.clone();
-        }
-        *place = service;
+        let Some(narrow) = &mut self.narrow else { return true };
+        let Some(trimmed) = scope.trim(service) else { return false };
+        narrow.insert(service.host.as_str().to_string(), trimmed);
         true
+    }
+}
+
+fn reaching<'s>(candidates: &'s [Arc<Service>], namespace: &str) -> impl Iterator<Item = &'s Arc<Service>> {
+    candidates.iter().filter(move |service| service.export.reaches(namespace))
+}
+
+/// The one of a client's own namespace, else the first.
+fn chosen<S: AsRef<Service>>(seen: impl Iterator<Item = S>, namespace: &str) -> Option<S> {
+    let mut seen = seen.peekable();
+    if seen.peek()?.as_ref().namespace == namespace {
+        return seen.next();
+    }
+    let first = seen.next();
+    seen.find(|service| service.as_ref().namespace == namespace).or(first)
+}
+
+/// The services that one client sees, each host once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Registry<'a> {
+    world: &'a World,
+    sight: &'a Sight,
+}
+
+impl<'a> Registry<'a> {
+    pub(super) fn new(world: &'a World, sight: &'a Sight) -> Self {
+        Registry { world, sight }
+    }
+
+    /// All of them, in the order of their hosts.
+    pub(super) fn visible(self) -> impl Iterator<Item = &'a Arc<Service>> {
+        self.world.hosts().filter_map(move |host| self.find(host.as_str()))
     }
 
     /// A visible service by its host.
-    pub(super) fn find(&self, host: &str) -> Option<&Arc<Service>> {
-        self.by_host.get(host)
+    pub(super) fn find(self, host: &str) -> Option<&'a Arc<Service>> {
+        match &self.sight.narrow {
+            Some(narrow) => narrow.get(host),
+            None => match self.world.candidates(host) {
+                [only] => only.export.reaches(&self.sight.namespace).then_some(only),
+                candidates => chosen(reaching(candidates, &self.sight.namespace), &self.sight.namespace),
+            },
+        }
     }
 
-    /// The visible services that stand for a host.
-    pub(super) fn aliases(&self, host: &str) -> &[Arc<Service>] {
-        self.aliases.get(host).map_or(&[], Vec::as_slice)
+    /// A service of this host, where there are such but none that the client sees.
+    pub(super) fn hidden(self, host: &str) -> Option<&'a Arc<Service>> {
+        if self.find(host).is_some() { None } else { self.world.candidates(host).first() }
+    }
+
+    /// The visible services that stand for a host, in the order of their own.
+    pub(super) fn aliases(self, host: &'a str) -> impl Iterator<Item = &'a Arc<Service>> {
+        let visible = self.world.aliases(host).filter_map(move |alias| self.find(alias.as_str()));
+        visible.filter(move |service| service.alias_of.as_deref() == Some(host))
     }
 
     /// A visible service of this very name whose requests to this port are looked at one by one.
-    pub(super) fn serving(&self, host: &str, port: u16) -> Option<&Arc<Service>> {
+    pub(super) fn serving(self, host: &str, port: u16) -> Option<&'a Arc<Service>> {
         self.find(host).filter(|service| service.alias_of.is_none() && service.serves_http(port))
     }
 
     /// Whether some visible service under a host has requests to this port looked at one by one.
-    pub(super) fn serves(&self, host: &HostPattern, port: u16) -> bool {
+    pub(super) fn serves(self, host: &HostPattern, port: u16) -> bool {
         if !host.is_wildcard() {
             return self.serving(host.as_str(), port).is_some();
         }
-        let mut under = self.visible.iter().filter(|service| host.overlaps(&service.host));
+        let mut under = self.visible().filter(|service| host.overlaps(&service.host));
         under.any(|service| service.alias_of.is_none() && service.serves_http(port))
     }
 
     /// The ports on which some visible service has requests looked at one by one.
-    pub(super) fn http_ports(&self) -> std::collections::BTreeSet<u16> {
-        let ports = self.visible.iter().flat_map(|service| &service.ports);
+    pub(super) fn http_ports(self) -> std::collections::BTreeSet<u16> {
+        let ports = self.visible().flat_map(|service| &service.ports);
         ports.filter(|port| port.protocol.speaks_http()).map(|port| port.number).collect()
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::registry::Service;
+use super::roots::{Roots, Seen};
 use super::virtual_service::Root;
 use super::{Mesh, OutboundPolicy, Viewpoint};
 use crate::kubernetes::has_labels;
@@ -16,7 +17,7 @@ use crate::name::HostPattern;
 use crate::resources::Resources;
 
 /// What one client imports. Without a Sidecar resource: everything.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
     egress: Option<Vec<Egress>>,
     /// What the Sidecar resource says of unmatched traffic, where it says something.
@@ -26,7 +27,7 @@ pub(super) struct Scope {
 }
 
 /// One egress listener.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Egress {
     /// The one port that it handles; without one, all that no other listener handles.
     port: Option<u16>,
@@ -35,7 +36,7 @@ struct Egress {
 }
 
 /// One entry of `hosts`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     /// None for every namespace.
     namespace: Option<String>,
@@ -80,14 +81,17 @@ impl Scope {
     }
 
     /// Takes note of where the rules that are imported send traffic to.
-    pub(super) fn add_destinations<'r>(&mut self, roots: impl Iterator<Item = &'r Root>) {
-        if self.egress.is_none() {
-            return;
+    pub(super) fn with_destinations(self, roots: &Roots, viewpoint: &Viewpoint, mesh: &Mesh) -> Self {
+        if !self.is_narrow() {
+            return self;
         }
-        for destination in roots.flat_map(destinations) {
+        let mut named: BTreeMap<String, Vec<u16>> = BTreeMap::new();
+        let seen = Seen { roots, viewpoint, scope: &self, mesh };
+        for destination in seen.iter().flat_map(destinations) {
             let port = destination.port.as_ref().and_then(|port| u16::try_from(port.number).ok());
-            self.destinations.entry(destination.host.clone()).or_default().extend(port);
+            named.entry(destination.host.clone()).or_default().extend(port);
         }
+        Scope { destinations: named, ..self }
     }
 
     /// Whether the rules of a VirtualService count on a port; without one, on any.
@@ -122,7 +126,8 @@ fn handles(all: &[Egress], listener: &Egress, port: u16) -> bool {
     }
 }
 
-fn destinations(root: &Root) -> impl Iterator<Item = &Destination> {
+/// Where the rules of a VirtualService send traffic to.
+pub(super) fn destinations(root: &Root) -> impl Iterator<Item = &Destination> {
     let http = root.http.iter().flat_map(|rule| {
         let routes = rule.rule.route.iter().flatten().filter_map(|route| route.destination.as_ref());
         routes

@@ -10,13 +10,14 @@ use super::cluster::Clusters;
 use super::lower::{self, LoweredRule, Place};
 use super::precedence::{alone, fold, note_conflict};
 use super::registry::{Kind, Protocol, Registry, Service};
-use super::roots::Roots;
+use super::roots::Seen;
 use super::scope::Scope;
 use super::virtual_service::Root;
 use super::{Findings, Mesh, OutboundPolicy, Precedence, Viewpoint, l4};
 use crate::name::HostPattern;
 use crate::plan::{
-    Action, Chain, Condition, Destination, Forward, HttpTable, Listener, Retry, Route, Target, Unclaimed, VirtualHost,
+    Action, Chain, Condition, Destination, Forward, HttpTable, Listener, Names, Retry, Route, Target, Unclaimed,
+    VirtualHost,
 };
 
 /// What the listeners of one sidecar are made from.
@@ -24,7 +25,7 @@ pub(super) struct Outbound<'a> {
     pub(super) viewpoint: &'a Viewpoint,
     pub(super) mesh: &'a Mesh,
     /// The VirtualServices that bind to `mesh` and are imported.
-    pub(super) roots: &'a Roots,
+    pub(super) roots: Seen<'a>,
     pub(super) scope: &'a Scope,
     pub(super) policy: OutboundPolicy,
 }
@@ -38,7 +39,7 @@ impl Outbound<'_> {
         findings: &mut Findings,
     ) -> Vec<Listener> {
         self.note_conflicts(findings);
-        let services = clusters.registry.visible.clone();
+        let services: Vec<Arc<Service>> = clusters.registry.visible().cloned().collect();
         let mut listeners = Vec::new();
         for port in clusters.registry.http_ports() {
             let (table, lost) = self.table(port, clusters, findings);
@@ -122,8 +123,7 @@ impl Outbound<'_> {
     ) -> (Arc<HttpTable>, HashSet<String>) {
         let services: Vec<Arc<Service>> = clusters
             .registry
-            .visible
-            .iter()
+            .visible()
             .filter(|service| service.serves_http(port) && service.alias_of.is_none())
             .cloned()
             .collect();
@@ -279,7 +279,7 @@ impl Outbound<'_> {
 
     fn note_conflicts(&self, findings: &mut Findings) {
         let by_host: BTreeMap<&HostPattern, Vec<&Root>> =
-            self.roots.hosts().map(|(host, claimants)| (host, claimants.collect())).collect();
+            self.roots.hosts().map(|host| (host, self.roots.naming(host).collect())).collect();
         for (host, claimants) in by_host {
             note_conflict(host, &claimants, false, self.mesh.precedence, findings);
         }
@@ -295,7 +295,7 @@ struct Claim<'a> {
 }
 
 /// For each port, the domains that somebody wanted and did not get.
-pub(super) type Contested = HashMap<u16, HashSet<String>>;
+pub(crate) type Contested = HashMap<u16, HashSet<String>>;
 
 /// The same virtual host for whatever name a request has.
 pub(crate) fn for_any_name(own: &VirtualHost) -> VirtualHost {
@@ -310,7 +310,7 @@ struct Assembly<'a> {
     port: u16,
     /// The real names of all services of the table, which nobody's short form may take.
     real: HashSet<String>,
-    registry: &'a Registry,
+    registry: Registry<'a>,
     names: HashSet<String>,
     domains: HashSet<String>,
     /// What somebody wanted who was not the first.
@@ -319,7 +319,7 @@ struct Assembly<'a> {
 }
 
 impl<'a> Assembly<'a> {
-    fn new(outbound: &'a Outbound<'a>, port: u16, services: &[Arc<Service>], registry: &'a Registry) -> Self {
+    fn new(outbound: &'a Outbound<'a>, port: u16, services: &[Arc<Service>], registry: Registry<'a>) -> Self {
         Assembly {
             outbound,
             port,
@@ -380,8 +380,8 @@ fn has_own_listener(service: &Service) -> bool {
 }
 
 /// The names by which a client may call a service (reference 2.5).
-fn service_domains(service: &Service, registry: &Registry, outbound: &Outbound<'_>) -> Vec<String> {
-    let aliases = registry.aliases(service.host.as_str()).iter();
+fn service_domains(service: &Service, registry: Registry<'_>, outbound: &Outbound<'_>) -> Vec<String> {
+    let aliases = registry.aliases(service.host.as_str());
     let hosts = std::iter::once(service.host.as_str()).chain(aliases.map(|alias| alias.host.as_str()));
     let mut domains: Vec<String> = hosts.flat_map(|host| host_domains(host, &outbound.dns_domain())).collect();
     if service.kubernetes && service.kind == Kind::Headless {
@@ -396,15 +396,20 @@ fn service_domains(service: &Service, registry: &Registry, outbound: &Outbound<'
 
 impl Outbound<'_> {
     pub(super) fn dns_domain(&self) -> String {
-        if self.viewpoint.dns_domain.is_empty() {
-            return format!("{}.svc.{}", self.viewpoint.namespace, self.mesh.domain);
-        }
-        self.viewpoint.dns_domain.clone()
+        dns_domain(self.viewpoint, self.mesh)
     }
 }
 
+/// The domain that a client's DNS completes short names with.
+pub(super) fn dns_domain(viewpoint: &Viewpoint, mesh: &Mesh) -> String {
+    if viewpoint.dns_domain.is_empty() {
+        return format!("{}.svc.{}", viewpoint.namespace, mesh.domain);
+    }
+    viewpoint.dns_domain.clone()
+}
+
 /// A host's own name, with a trailing dot, and its short forms.
-fn host_domains(host: &str, dns_domain: &str) -> Vec<String> {
+pub(super) fn host_domains(host: &str, dns_domain: &str) -> Vec<String> {
     let mut domains = vec![host.to_string()];
     if host.parse::<IpAddr>().is_err() {
         domains.push(format!("{host}."));
@@ -441,11 +446,11 @@ fn shared_suffix_forms(host: &str, dns_domain: &str) -> Vec<String> {
 }
 
 /// What DNS answers to the client: every name of every visible service that has addresses.
-pub(super) fn names(outbound: &Outbound<'_>, registry: &Registry) -> BTreeMap<Arc<str>, Vec<IpAddr>> {
+pub(super) fn names(outbound: &Outbound<'_>, registry: Registry<'_>) -> Names {
     let domain = outbound.dns_domain();
-    let mut names: BTreeMap<Arc<str>, Vec<IpAddr>> = BTreeMap::new();
-    for service in &registry.visible {
-        let addresses = addresses(service, registry);
+    let mut names: BTreeMap<Arc<str>, Arc<[IpAddr]>> = BTreeMap::new();
+    for service in registry.visible() {
+        let addresses: Arc<[IpAddr]> = addresses(service, registry).into();
         if addresses.is_empty() {
             continue;
         }
@@ -453,11 +458,11 @@ pub(super) fn names(outbound: &Outbound<'_>, registry: &Registry) -> BTreeMap<Ar
             names.entry(name.into()).or_insert_with(|| addresses.clone());
         }
     }
-    names
+    names.into_iter().collect()
 }
 
 /// A service's own addresses, its pods' if it is headless, or those of what it stands for.
-fn addresses(service: &Service, registry: &Registry) -> Vec<IpAddr> {
+pub(super) fn addresses(service: &Service, registry: Registry<'_>) -> Vec<IpAddr> {
     let target = service.alias_of.as_ref().and_then(|host| registry.find(host));
     let service = target.map_or(service, |target| target);
     l4::bind(service)

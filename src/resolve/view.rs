@@ -7,17 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::cluster::{Clusters, Known};
+use super::cluster::{Clusters, Keys};
 use super::destination_rule::Rules;
 use super::gateway::Inbound;
-use super::registry::{Protocol, Registry, Service};
-use super::roots::{Order, Roots};
+use super::registry::{Protocol, Registry, Service, Sight};
+use super::roots::{Replaced, Roots, Seen};
 use super::scope::Scope;
 use super::sidecar::{self, Contested, Outbound};
-use super::virtual_service::{self, Root};
+use super::virtual_service::Root;
 use super::world::World;
 use super::{Findings, Mesh, OutboundPolicy, Viewpoint, ViewpointKind, l4};
-use crate::model::VirtualService;
 use crate::name::HostPattern;
 use crate::plan::{Cluster, List, Plan, Unmatched, VirtualHost};
 use crate::resources::Resources;
@@ -28,24 +27,22 @@ pub(crate) struct Shared<'a> {
     pub(crate) resources: &'a Resources,
     pub(crate) world: &'a World,
     pub(crate) rules: &'a Rules,
+    pub(crate) roots: &'a Roots,
     pub(crate) mesh: &'a Mesh,
 }
 
 /// What clients see whose viewpoints differ only in labels that http rules ask for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct View {
-    viewpoint: Viewpoint,
-    scope: Scope,
-    roots: Roots,
-    registry: Registry,
-    known: Known,
-    contested: Contested,
+    pub(super) viewpoint: Viewpoint,
+    pub(super) scope: Scope,
+    pub(super) sight: Sight,
+    pub(super) clusters: List<Cluster>,
+    pub(super) contested: Arc<Contested>,
     /// The ports on which requests are looked at one by one.
-    ports: BTreeSet<u16>,
+    pub(super) ports: BTreeSet<u16>,
     /// Whether the name of some service has capitals, which virtual hosts have not.
-    capitals: bool,
-    /// How many clusters there were when a plan was last made whole.
-    whole: usize,
+    pub(super) capitals: bool,
 }
 
 /// A virtual host that may be another than before.
@@ -59,11 +56,10 @@ pub(crate) struct HostChange {
     pub(crate) own: Vec<IpAddr>,
 }
 
-/// The exact hosts of which the virtual hosts may be others now, and the ports in question.
+/// The exact hosts of which the virtual hosts may be others now, on the ports in question.
 #[derive(Debug, Default)]
 pub(crate) struct Concerned {
-    hosts: BTreeSet<HostPattern>,
-    ports: BTreeSet<u16>,
+    pub(super) pairs: BTreeSet<(u16, HostPattern)>,
 }
 
 /// From nothing is needed.
@@ -73,157 +69,153 @@ pub(crate) struct FromNothing;
 impl Concerned {
     /// Whether no virtual host can be another.
     pub(crate) fn is_empty(&self) -> bool {
-        self.hosts.is_empty()
+        self.pairs.is_empty()
     }
 }
 
 impl View {
     /// What a client sees. The plan of this very viewpoint comes with it.
-    pub(crate) fn new(shared: Shared<'_>, viewpoint: &Viewpoint, findings: &mut Findings) -> (View, Plan) {
-        let mut roots = virtual_service::visible(shared.resources, &viewpoint.namespace, shared.mesh, findings);
-        findings.extend_from_slice(&shared.rules.findings);
+    pub(crate) fn new(
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        viewpoint: &Viewpoint,
+        findings: &mut Findings,
+    ) -> (View, Plan) {
         let mut scope = Scope::default();
         if viewpoint.kind == ViewpointKind::Sidecar {
             scope = Scope::new(shared.resources, viewpoint, shared.mesh);
-            roots.retain(|_, root| root.binds("mesh") && scope.imports_rules(root, None));
-            scope.add_destinations(roots.values().map(|root| &**root));
+            scope = scope.with_destinations(shared.roots, viewpoint, shared.mesh);
         }
-        let registry = Registry::new(shared.world, viewpoint, &scope);
+        findings.extend(seen(shared, viewpoint, &scope).findings().cloned());
+        findings.extend_from_slice(&shared.rules.findings);
+        let sight = Sight::new(shared.world, &viewpoint.namespace, &scope);
+        let registry = Registry::new(shared.world, &sight);
+        let ports = registry.http_ports();
+        let capitals = registry.visible().any(|service| service.host.as_str().bytes().any(|b| b.is_ascii_uppercase()));
         let mut view = View {
             viewpoint: viewpoint.clone(),
             scope,
-            roots: Roots::default(),
-            ports: registry.http_ports(),
-            capitals: registry.visible.iter().any(|service| service.host != service.host.to_lowercase()),
-            registry,
-            known: Known::default(),
-            contested: Contested::default(),
-            whole: 0,
+            ports,
+            capitals,
+            sight,
+            clusters: List::default(),
+            contested: Arc::default(),
         };
-        for (order, root) in roots {
-            view.roots.insert(order, root);
-        }
-        let plan = view.plan(shared, viewpoint, findings);
+        let plan = view.plan(shared, keys, viewpoint, findings);
         (view, plan)
     }
 
     /// The whole plan of a client that sees this, with the clusters that were named before in their places.
-    pub(crate) fn plan(&mut self, shared: Shared<'_>, viewpoint: &Viewpoint, findings: &mut Findings) -> Plan {
-        let known = std::mem::take(&mut self.known);
-        let mut clusters = clusters(shared, &self.registry, &self.viewpoint, known);
+    pub(crate) fn plan(
+        &mut self,
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        viewpoint: &Viewpoint,
+        findings: &mut Findings,
+    ) -> Plan {
+        let list = std::mem::take(&mut self.clusters);
+        let mut clusters = clusters(shared, keys, &self.sight, &self.viewpoint, list);
         let mut plan = Plan::default();
         match viewpoint.kind {
             ViewpointKind::Sidecar => {
-                let outbound = outbound(&self.roots, &self.scope, viewpoint, shared.mesh);
+                let outbound = outbound(shared, &self.scope, viewpoint);
                 let mut contested = Contested::default();
                 let listeners = outbound.listeners(&mut clusters, &mut contested, findings);
                 plan.listeners = listeners.into_iter().collect();
-                plan.names = sidecar::names(&outbound, &self.registry).into();
+                plan.names = sidecar::names(&outbound, clusters.registry);
                 plan.unmatched = match outbound.policy {
                     OutboundPolicy::AllowAny => Unmatched::Passthrough,
                     OutboundPolicy::RegistryOnly => Unmatched::Blackhole,
                 };
                 for (port, domains) in contested {
-                    self.contested.entry(port).or_default().extend(domains);
+                    Arc::make_mut(&mut self.contested).entry(port).or_default().extend(domains);
                 }
             }
             ViewpointKind::Gateway => {
-                let roots = self.roots.iter().cloned().collect();
+                let roots = seen(shared, viewpoint, &self.scope).iter().collect();
                 let inbound = Inbound { viewpoint, mesh: shared.mesh, roots, resources: shared.resources };
                 plan.listeners = inbound.listeners(&mut clusters, findings).into_iter().collect();
                 plan.unmatched = Unmatched::Reset;
             }
         }
-        self.known = clusters.known;
-        self.whole = self.known.list().len();
-        plan.clusters = self.known.list().clone();
+        self.clusters = clusters.list;
+        plan.clusters = self.clusters.clone();
         plan
+    }
+
+    /// For each port, the domains that somebody wanted and did not get.
+    pub(crate) fn contested(&self) -> &Contested {
+        &self.contested
     }
 
     /// All clusters that some client named.
     pub(crate) fn clusters(&self) -> &List<Cluster> {
-        self.known.list()
-    }
-
-    /// Whether so many clusters were named since the plan was made whole that half of them may be named no more.
-    pub(crate) fn is_littered(&self) -> bool {
-        let now = self.known.list().len();
-        now > 2 * self.whole.max(64)
+        &self.clusters
     }
 
     /// Takes services with other endpoints; says whether a cluster is another now.
-    pub(crate) fn renew(&mut self, shared: Shared<'_>, services: &[Arc<Service>]) -> bool {
+    pub(crate) fn renew(&mut self, shared: Shared<'_>, keys: &mut Keys, services: &[Arc<Service>]) -> bool {
         let mut seen = Vec::new();
         for service in services {
-            if self.registry.renew(service, &self.scope) {
+            if self.sight.renew(shared.world, service, &self.scope) {
                 seen.push(service.host.as_str());
             }
         }
-        let known = std::mem::take(&mut self.known);
-        let mut clusters = clusters(shared, &self.registry, &self.viewpoint, known);
-        for host in &seen {
-            clusters.renew(host);
-        }
-        self.known = clusters.known;
+        self.remake(shared, keys, seen.iter().copied());
         !seen.is_empty()
     }
 
-    /// Takes a VirtualService in the place of what it was before.
-    pub(crate) fn replace(
-        &mut self,
-        shared: Shared<'_>,
-        before: Option<(&VirtualService, u64)>,
-        now: Option<(&VirtualService, u64)>,
-    ) -> Result<Concerned, FromNothing> {
-        if before.iter().chain(&now).any(|(service, _)| service.spec.hosts.is_empty()) {
-            return Err(FromNothing); // A delegate's rules stand in others.
-        }
-        let seen = |(service, applied): (&VirtualService, u64)| {
-            virtual_service::seen(service, applied, &self.viewpoint.namespace, shared.resources, shared.mesh)
-        };
-        let (before, now) = (before.and_then(seen), now.and_then(seen));
-        let both = || before.iter().chain(&now).map(|(_, root)| root);
+    /// Makes the clusters of some hosts again, each in its place.
+    pub(super) fn remake<'h>(&mut self, shared: Shared<'_>, keys: &mut Keys, hosts: impl Iterator<Item = &'h str>) {
+        let list = std::mem::take(&mut self.clusters);
+        let mut clusters = clusters(shared, keys, &self.sight, &self.viewpoint, list);
+        hosts.for_each(|host| clusters.renew(host));
+        self.clusters = clusters.list;
+    }
+
+    /// What depends on a VirtualService that was replaced.
+    pub(crate) fn replaced(&self, shared: Shared<'_>, replaced: &Replaced) -> Result<Concerned, FromNothing> {
+        let seen = seen(shared, &self.viewpoint, &self.scope);
         if self.viewpoint.kind == ViewpointKind::Gateway {
-            let bound = both().any(|root| root.gateways.iter().any(|gateway| gateway != "mesh"));
+            let mut both = replaced.both().filter(|root| seen.sees(root));
+            let bound = both.any(|root| root.gateways.iter().any(|gateway| gateway != "mesh"));
             return if bound { Err(FromNothing) } else { Ok(Concerned::default()) };
         }
-        let bound = |(order, root): (Order, Arc<Root>)| root.binds("mesh").then_some((order, root));
-        let is_hard = |root: &Arc<Root>| root.is_opaque() || root.hosts.iter().any(HostPattern::is_wildcard);
-        let hard = both().filter(|root| root.binds("mesh")).any(is_hard);
-        let (before, now) = (before.and_then(bound), now.and_then(bound));
-        if before.is_none() && now.is_none() {
+        let exported = |root: &&Arc<Root>| root.export.reaches(&self.viewpoint.namespace) && root.binds("mesh");
+        let roots: Vec<&Arc<Root>> = replaced.both().filter(exported).collect();
+        if roots.is_empty() {
             return Ok(Concerned::default());
         }
-        if hard || self.capitals || self.scope.is_narrow() {
+        let is_hard = |root: &&Arc<Root>| root.is_opaque() || root.hosts.iter().any(HostPattern::is_wildcard);
+        if roots.iter().any(is_hard) || self.capitals || self.scope.is_narrow() {
             return Err(FromNothing);
         }
         let mut concerned = Concerned::default();
-        for (_, root) in before.iter().chain(&now) {
-            self.concern(root, &mut concerned);
-        }
-        if let Some((order, _)) = before {
-            self.roots.remove(&order);
-        }
-        if let Some((order, root)) = now {
-            self.roots.insert(order, root);
-        }
+        roots.into_iter().for_each(|root| self.concern(shared, root, &mut concerned));
         Ok(concerned)
     }
 
-    fn concern(&self, root: &Root, concerned: &mut Concerned) {
-        let says = |port: &u16| *port == 80 || root.hosts.iter().any(|host| self.registry.serves(host, *port));
-        concerned.ports.extend(self.ports.iter().copied().filter(says));
-        concerned.hosts.extend(root.hosts.iter().cloned());
+    fn concern(&self, shared: Shared<'_>, root: &Root, concerned: &mut Concerned) {
+        let registry = Registry::new(shared.world, &self.sight);
+        let says = |port: &u16| *port == 80 || root.hosts.iter().any(|host| registry.serves(host, *port));
+        for &port in self.ports.iter().filter(|port| says(port)) {
+            concerned.pairs.extend(root.hosts.iter().map(|host| (port, host.clone())));
+        }
     }
 
     /// The hosts whose rules ask for labels in which two clients that see this differ.
-    pub(crate) fn told_apart(&self, one: &Viewpoint, other: &Viewpoint) -> Result<Concerned, FromNothing> {
+    pub(crate) fn told_apart(
+        &self,
+        shared: Shared<'_>,
+        one: &Viewpoint,
+        other: &Viewpoint,
+    ) -> Result<Concerned, FromNothing> {
         let mut concerned = Concerned::default();
-        for root in self.roots.asking(&differing(&one.labels, &other.labels)) {
+        for root in seen(shared, &self.viewpoint, &self.scope).asking(&differing(&one.labels, &other.labels)) {
             if root.is_opaque() || root.hosts.iter().any(HostPattern::is_wildcard) || self.capitals {
                 return Err(FromNothing);
             }
-            self.concern(root, &mut concerned);
+            self.concern(shared, root, &mut concerned);
         }
         Ok(concerned)
     }
@@ -232,21 +224,20 @@ impl View {
     pub(crate) fn hosts(
         &mut self,
         shared: Shared<'_>,
+        keys: &mut Keys,
         concerned: &Concerned,
         viewpoint: &Viewpoint,
     ) -> Result<Vec<HostChange>, FromNothing> {
-        let known = std::mem::take(&mut self.known);
-        let mut clusters = clusters(shared, &self.registry, &self.viewpoint, known);
-        let outbound = outbound(&self.roots, &self.scope, viewpoint, shared.mesh);
+        let list = std::mem::take(&mut self.clusters);
+        let mut clusters = clusters(shared, keys, &self.sight, &self.viewpoint, list);
+        let outbound = outbound(shared, &self.scope, viewpoint);
         let mut changes = Vec::new();
-        for &port in &concerned.ports {
-            for host in &concerned.hosts {
-                let now = outbound.host(host, port, &mut clusters);
-                let own = own_addresses(&self.registry, host, port);
-                changes.push(HostChange { port, host: host.clone(), now, own });
-            }
+        for (port, host) in &concerned.pairs {
+            let now = outbound.host(host, *port, &mut clusters);
+            let own = own_addresses(clusters.registry, host, *port);
+            changes.push(HostChange { port: *port, host: host.clone(), now, own });
         }
-        self.known = clusters.known;
+        self.clusters = clusters.list;
         if changes.iter().any(|change| self.is_contested(change)) { Err(FromNothing) } else { Ok(changes) }
     }
 
@@ -271,17 +262,28 @@ fn differing<'l>(
     only(one, other).chain(only(other, one)).collect()
 }
 
-fn own_addresses(registry: &Registry, host: &HostPattern, port: u16) -> Vec<IpAddr> {
+fn own_addresses(registry: Registry<'_>, host: &HostPattern, port: u16) -> Vec<IpAddr> {
     match registry.serving(host.as_str(), port) {
         Some(service) if service.port(port).is_some_and(|port| port.protocol == Protocol::Sniffed) => l4::bind(service),
         _ => Vec::new(),
     }
 }
 
-fn clusters<'r>(shared: Shared<'r>, registry: &'r Registry, viewpoint: &'r Viewpoint, known: Known) -> Clusters<'r> {
-    Clusters::new((shared.world, registry, shared.rules), viewpoint, shared.mesh).with(known)
+fn clusters<'r>(
+    shared: Shared<'r>,
+    keys: &'r mut Keys,
+    sight: &'r Sight,
+    viewpoint: &'r Viewpoint,
+    list: List<Cluster>,
+) -> Clusters<'r> {
+    Clusters::new((Registry::new(shared.world, sight), shared.rules), viewpoint, shared.mesh, keys, list)
 }
 
-fn outbound<'r>(roots: &'r Roots, scope: &'r Scope, viewpoint: &'r Viewpoint, mesh: &'r Mesh) -> Outbound<'r> {
-    Outbound { viewpoint, mesh, roots, scope, policy: scope.outbound.unwrap_or(mesh.outbound) }
+fn seen<'r>(shared: Shared<'r>, viewpoint: &'r Viewpoint, scope: &'r Scope) -> Seen<'r> {
+    Seen { roots: shared.roots, viewpoint, scope, mesh: shared.mesh }
+}
+
+fn outbound<'r>(shared: Shared<'r>, scope: &'r Scope, viewpoint: &'r Viewpoint) -> Outbound<'r> {
+    let roots = seen(shared, viewpoint, scope);
+    Outbound { viewpoint, mesh: shared.mesh, roots, scope, policy: scope.outbound.unwrap_or(shared.mesh.outbound) }
 }

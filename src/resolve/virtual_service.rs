@@ -1,14 +1,13 @@
-//! The VirtualServices that one client sees: qualified, delegates merged in, in the order in which they count.
+//! A VirtualService as it counts: qualified, delegates merged in.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::roots::Order;
-use super::visibility::{Export, note_nobody};
+use super::visibility::Export;
 use super::{Findings, Mesh, Precedence};
 use crate::diagnostic::{Diagnostic, ResourceRef};
+use crate::model::VirtualService;
 use crate::model::virtual_service::{HttpRoute, RouteDestination, TcpRoute, TlsRoute};
-use crate::model::{Object, VirtualService};
 use crate::name::{HostPattern, qualify};
 use crate::resources::Resources;
 
@@ -16,6 +15,8 @@ use crate::resources::Resources;
 #[derive(Clone, Debug)]
 pub(super) struct Root {
     pub(super) resource: Arc<ResourceRef>,
+    pub(super) order: Order,
+    pub(super) export: Export,
     /// Qualified, in lower case where they are virtual-host domains; in order.
     pub(super) hosts: Vec<HostPattern>,
     /// `mesh`, or `namespace/name` of a Gateway.
@@ -25,6 +26,8 @@ pub(super) struct Root {
     pub(super) tls: Vec<(usize, TlsRoute)>,
     pub(super) tcp: Vec<(usize, TcpRoute)>,
     pub(super) applied: u64,
+    /// What was found wrong with it.
+    pub(super) findings: Findings,
 }
 
 impl Root {
@@ -37,6 +40,17 @@ impl Root {
     pub(super) fn source_labels(&self) -> impl Iterator<Item = (String, String)> {
         let blocks = self.http.iter().flat_map(|rule| rule.rule.r#match.iter().flatten());
         blocks.flat_map(|block| block.source_labels.iter().map(|(key, value)| (key.clone(), value.clone())))
+    }
+
+    /// The namespaces that its rules ask the client for.
+    pub(super) fn source_namespaces(&self) -> impl Iterator<Item = &str> {
+        let http = self.http.iter().flat_map(|rule| rule.rule.r#match.iter().flatten());
+        let tls = self.tls.iter().flat_map(|(_, rule)| rule.r#match.iter().flatten());
+        let tcp = self.tcp.iter().flat_map(|(_, rule)| rule.r#match.iter().flatten());
+        let asked = http.map(|block| &block.source_namespace);
+        let asked =
+            asked.chain(tls.map(|block| &block.source_namespace)).chain(tcp.map(|block| &block.source_namespace));
+        asked.map(String::as_str).filter(|namespace| !namespace.is_empty())
     }
 
     /// Whether it has rules for what is not HTTP.
@@ -68,61 +82,13 @@ impl Rule {
     }
 }
 
-/// The VirtualServices with hosts that a client of `namespace` sees, in the order in which they count.
-///
-/// Under [`Precedence::Istio`]: those private to the namespace, then those exported to it by name, then public ones,
-/// each oldest first. Under [`Precedence::LastApplied`]: in order of application.
-pub(super) fn visible(
-    resources: &Resources,
-    namespace: &str,
-    mesh: &Mesh,
-    findings: &mut Findings,
-) -> BTreeMap<Order, Arc<Root>> {
-    let mut visible = BTreeMap::new();
-    for resource in resources.iter() {
-        let Object::VirtualService(service) = resource.object else { continue };
-        note_nobody(&service.spec.export_to, resource.reference, findings);
-        if !service.spec.hosts.is_empty() && export(service, mesh).reaches(namespace) {
-            visible.insert(order(service, namespace, resource.applied, mesh), service);
-        }
-    }
-    let root = |(order, service): (Order, &VirtualService)| {
-        (order.clone(), Arc::new(root(service, order.4, resources, mesh, findings)))
-    };
-    visible.into_iter().map(root).collect()
-}
-
-/// A VirtualService as a client of a namespace sees it; `None` where it does not, or where it is a delegate.
-pub(super) fn seen(
-    service: &VirtualService,
-    applied: u64,
-    namespace: &str,
-    resources: &Resources,
-    mesh: &Mesh,
-) -> Option<(Order, Arc<Root>)> {
-    let seen = !service.spec.hosts.is_empty() && export(service, mesh).reaches(namespace);
-    let order = order(service, namespace, applied, mesh);
-    seen.then(|| (order, Arc::new(root(service, applied, resources, mesh, &mut Findings::new()))))
-}
-
-/// Where a VirtualService stands among all that a client of a namespace sees.
-pub(super) fn order(service: &VirtualService, namespace: &str, applied: u64, mesh: &Mesh) -> Order {
+/// Where a VirtualService stands among all (see [`Seen`](super::roots::Seen) for what is near to a client): under
+/// [`Precedence::Istio`] oldest first, under [`Precedence::LastApplied`] in order of application.
+pub(super) fn order(service: &VirtualService, applied: u64, mesh: &Mesh) -> Order {
     let metadata = &service.metadata;
     match mesh.precedence {
-        Precedence::Istio => {
-            let (name, home) = (metadata.name.clone(), metadata.namespace.clone());
-            (distance(service, namespace, mesh), metadata.creation_timestamp, name, home, applied)
-        }
-        Precedence::LastApplied => (0, None, String::new(), String::new(), applied),
-    }
-}
-
-/// Private to the namespace, exported to it by name, public.
-fn distance(service: &VirtualService, namespace: &str, mesh: &Mesh) -> u8 {
-    match export(service, mesh) {
-        Export::Everyone | Export::Nobody => 2,
-        Export::Only(_) if service.metadata.namespace == namespace => 0,
-        Export::Only(_) => 1,
+        Precedence::Istio => (metadata.creation_timestamp, metadata.name.clone(), metadata.namespace.clone(), applied),
+        Precedence::LastApplied => (None, String::new(), String::new(), applied),
     }
 }
 
@@ -130,7 +96,9 @@ pub(super) fn export(service: &VirtualService, mesh: &Mesh) -> Export {
     Export::read(&service.spec.export_to, &mesh.default_virtual_service_export_to, &service.metadata.namespace)
 }
 
-fn root(service: &VirtualService, applied: u64, resources: &Resources, mesh: &Mesh, findings: &mut Findings) -> Root {
+/// A VirtualService with hosts, qualified, its delegates merged in.
+pub(super) fn root(service: &VirtualService, applied: u64, resources: &Resources, mesh: &Mesh) -> Root {
+    let mut findings = Findings::new();
     let namespace = &service.metadata.namespace;
     let resource = Arc::new(ResourceRef::new("VirtualService", namespace, &service.metadata.name));
     let mut hosts = Vec::new();
@@ -156,7 +124,7 @@ fn root(service: &VirtualService, applied: u64, resources: &Resources, mesh: &Me
             block.gateways = block.gateways.iter().map(|gateway| gateway_name(gateway, namespace)).collect();
         }
         if rule.rule.delegate.is_some() {
-            http.extend(super::delegate::expand(&rule, namespace, resources, mesh, findings));
+            http.extend(super::delegate::expand(&rule, namespace, resources, mesh, &mut findings));
         } else {
             qualify_destinations(&mut rule.rule, namespace, mesh);
             http.push(rule);
@@ -164,7 +132,8 @@ fn root(service: &VirtualService, applied: u64, resources: &Resources, mesh: &Me
     }
     let tls = numbered(&service.spec.tls).map(|(at, route)| (at, qualified_tls(route, namespace, mesh))).collect();
     let tcp = numbered(&service.spec.tcp).map(|(at, route)| (at, qualified_tcp(route, namespace, mesh))).collect();
-    Root { resource, hosts, gateways, http, tls, tcp, applied }
+    let (order, export) = (order(service, applied, mesh), export(service, mesh));
+    Root { resource, order, export, hosts, gateways, http, tls, tcp, applied, findings }
 }
 
 /// The entries of a list that are not null, with their index.

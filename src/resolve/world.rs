@@ -13,6 +13,7 @@ use crate::model::endpoint_slice::Endpoint;
 use crate::model::endpoints::{EndpointSubset, ObjectReference};
 use crate::model::workload_entry::WorkloadEntrySpec;
 use crate::model::{EndpointSlice, Object, Pod, Service as KubernetesService, ServiceEntry, WorkloadEntry};
+use crate::name::HostPattern;
 use crate::resources::Resources;
 
 /// A namespace, and a label with its value.
@@ -26,6 +27,12 @@ type Name = (String, String);
 pub(crate) struct World {
     /// By host; those that share one in the order in which they count.
     services: HashMap<String, Vec<Arc<Service>>>,
+    /// All of these hosts, in order.
+    hosts: BTreeSet<HostPattern>,
+    /// The hosts of which not everybody sees the same service.
+    particular: BTreeSet<HostPattern>,
+    /// The hosts of services that stand for another host, by that host.
+    aliases: HashMap<String, BTreeSet<HostPattern>>,
     /// Loaded pods.
     pods: HashMap<Label, BTreeSet<ResourceRef>>,
     workloads: HashMap<String, BTreeSet<ResourceRef>>,
@@ -70,25 +77,42 @@ impl World {
         let declared = resources.iter().flat_map(|resource| {
             world.declared(resource.object, resource.reference, resource.applied, resources, mesh)
         });
-        let mut services: HashMap<String, Vec<Arc<Service>>> = HashMap::new();
+        let (mut services, mut hosts) = (HashMap::<String, Vec<Arc<Service>>>::new(), BTreeSet::new());
+        let mut aliases: HashMap<String, BTreeSet<HostPattern>> = HashMap::new();
         for service in declared {
+            hosts.insert(service.host.clone());
+            if let Some(of) = &service.alias_of {
+                aliases.entry(of.clone()).or_default().insert(service.host.clone());
+            }
             services.entry(service.host.as_str().to_string()).or_default().push(Arc::new(service));
         }
         for candidates in services.values_mut() {
             candidates.sort_by_key(|service| service.rank());
         }
-        world.services = services;
-        world
+        let alike = |candidates: &[Arc<Service>]| matches!(candidates, [only] if only.is_for_everyone());
+        let particular = services.values().filter(|candidates| !alike(candidates));
+        let particular = particular.filter_map(|candidates| Some(candidates.first()?.host.clone())).collect();
+        World { services, hosts, particular, aliases, ..world }
     }
 
-    /// All services, those of one host in the order in which they count.
-    pub(super) fn hosts(&self) -> impl Iterator<Item = (&String, &Vec<Arc<Service>>)> {
-        self.services.iter()
+    /// The hosts of which not everybody sees the same service.
+    pub(super) fn particular(&self) -> impl Iterator<Item = &HostPattern> {
+        self.particular.iter()
     }
 
-    /// Whether there is a service of this host, whoever sees it.
-    pub(super) fn any(&self, host: &str) -> Option<&Arc<Service>> {
-        self.services.get(host)?.first()
+    /// All hosts of services, in order.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &HostPattern> {
+        self.hosts.iter()
+    }
+
+    /// The services of this host, whoever sees them, in the order in which they count.
+    pub(super) fn candidates(&self, host: &str) -> &[Arc<Service>] {
+        self.services.get(host).map_or(&[], Vec::as_slice)
+    }
+
+    /// The hosts of services that stand for a host, whoever sees them.
+    pub(super) fn aliases(&self, host: &str) -> impl Iterator<Item = &HostPattern> {
+        self.aliases.get(host).into_iter().flatten()
     }
 
     /// Takes note of a change of one resource of which `before` is what it was; the resources are as they are now.

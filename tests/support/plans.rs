@@ -199,7 +199,7 @@ pub fn plan(choices: &mut Choices<'_>) -> Plan {
     let count = plan.clusters.len();
     plan.listeners = (0..choices.one(&[1, 1, 2, 3])).map(|_| listener(choices, count)).collect();
     for name in ["nginx", "nginx.default"].into_iter().take(choices.below(3)) {
-        Arc::make_mut(&mut plan.names).insert(name.into(), vec![address(choices)]);
+        plan.names.insert(name, vec![address(choices)]);
     }
     plan
 }

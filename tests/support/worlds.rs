@@ -33,6 +33,16 @@ pub fn viewpoints() -> Vec<Viewpoint> {
     ]
 }
 
+/// Clients that come later: in namespaces that were seen, and in one that nobody has anything in.
+pub fn latecomer(choices: &mut Choices<'_>) -> Viewpoint {
+    let viewpoint = Viewpoint::sidecar(choices.one(&["x", "y", "y", "z"]));
+    match choices.below(4) {
+        0 => viewpoint.label("app", choices.one(&NAMES)),
+        1 => viewpoint.label("unheard", "of"),
+        _ => viewpoint,
+    }
+}
+
 /// Applies or deletes something.
 pub fn change(choices: &mut Choices<'_>, views: &mut Views) {
     if choices.chance(25) {
@@ -76,7 +86,13 @@ fn labels(choices: &mut Choices<'_>) -> String {
 }
 
 fn service(choices: &mut Choices<'_>) -> String {
-    let head = format!("apiVersion: v1\nkind: Service\n{}\n", metadata(choices));
+    let kept = choices.one(&["", "", "", "", "", "", "", "", "'.'", "x"]);
+    let export = if kept.is_empty() {
+        "}".to_string()
+    } else {
+        format!(", annotations: {{networking.istio.io/exportTo: {kept}}}}}")
+    };
+    let head = format!("apiVersion: v1\nkind: Service\n{}\n", metadata(choices).replace('}', &export));
     let ports = choices.one(&[
         "{name: http, port: 80}",
         "{name: http, port: 80}, {name: http-b, port: 8080}",
@@ -148,11 +164,12 @@ fn entry(choices: &mut Choices<'_>) -> String {
         2 => "resolution: DNS".to_string(),
         _ => "addresses: [10.6.0.0/16], resolution: NONE".to_string(),
     };
-    format!("{head}spec: {{hosts: [{host}], ports: [{port}], {from}{}}}", export(choices))
+    let export = if choices.chance(30) { export(choices) } else { "" };
+    format!("{head}spec: {{hosts: [{host}], ports: [{port}], {from}{export}}}")
 }
 
 fn export(choices: &mut Choices<'_>) -> &'static str {
-    choices.one(&["", "", "", ", exportTo: ['.']", ", exportTo: [y]", ", exportTo: ['*']"])
+    choices.one(&["", "", "", ", exportTo: ['.']", ", exportTo: [y]", ", exportTo: ['*']", ", exportTo: [x, z]"])
 }
 
 fn destination_rule(choices: &mut Choices<'_>) -> String {
@@ -198,7 +215,7 @@ fn http_rule(choices: &mut Choices<'_>) -> String {
         1 => "match: [{headers: {v: {exact: '1'}}}], ",
         2 => "match: [{sourceLabels: {app: a}}], ",
         3 => "match: [{sourceLabels: {app: b}, uri: {prefix: /a}}], ",
-        4 => "match: [{sourceNamespace: y}], ",
+        4 => choices.one(&["match: [{sourceNamespace: y}], ", "match: [{sourceNamespace: x}], "]),
         5 => "match: [{port: 8080}], ",
         _ => "",
     };
