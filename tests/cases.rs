@@ -207,7 +207,10 @@ fn ask(router: &Arc<Router>, question: &Question) -> Wrong {
     ];
     if question.sendable() {
         windows.push((Window::Http, Seen::http(router, &asked, &roll)));
-        windows.push((Window::Tower, through_tower(router, &asked, question)));
+        windows.push((Window::Tower, through_tower(router, &asked, question, false)));
+        if question.is_looked_into() {
+            windows.push((Window::Tower, through_tower(router, &asked, question, true)));
+        }
         #[cfg(feature = "pingora")]
         windows.extend(through_pingora(router, &asked, question).transpose().map(|seen| (Window::Pingora, seen)));
     } else if asked.http().is_ok() {
@@ -252,10 +255,11 @@ fn untold(question: &Question, explanation: &Explanation<'_>) -> Wrong {
     untold.map(|text| format!("[explain] `{text}` is not in the story:\n{story}")).collect()
 }
 
-fn through_tower(router: &Arc<Router>, asked: &Asked<'_>, question: &Question) -> Result<Seen, String> {
+/// Through the layer; with `sent`, on to what sends it too.
+fn through_tower(router: &Arc<Router>, asked: &Asked<'_>, question: &Question, sent: bool) -> Result<Seen, String> {
     let live = Arc::new(Live::new(router.clone()));
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
-    runtime.block_on(Seen::tower(&live, asked, question.roll()))
+    runtime.block_on(Seen::tower(&live, asked, question.roll(), sent))
 }
 
 /// How many questions Pingora was asked, by what it lacks for them.

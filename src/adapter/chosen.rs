@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::http::Taken;
 use crate::decision::{Decision, Forwarded, Outcome};
-use crate::plan::{Cluster, Endpoint, Forward, Plan, Retry, Route};
+use crate::plan::{Cluster, Endpoint, Forward, LoadBalancer, Plan, Retry, Route};
 use crate::roll::Roll;
 
 /// Where a request goes and how: an extension of every request that goes on to a cluster. Cheap to clone.
@@ -38,6 +38,11 @@ impl Chosen {
     /// The cluster: its host, subset, port, endpoints and policy.
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
+    }
+
+    /// Whether it goes to the address that was dialled, as its service has no endpoints of its own (`resolution: NONE`).
+    pub fn goes_where_dialled(&self) -> bool {
+        self.cluster.endpoints.is_empty() && self.cluster.policy.load_balancer == LoadBalancer::Passthrough
     }
 
     /// One of the cluster's endpoints, by weight and the request's dice ([`Forwarded::endpoint`]). Whoever balances

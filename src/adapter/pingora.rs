@@ -40,7 +40,7 @@ use super::sticky::stickiness;
 use crate::balance::{Ended, Failure, HostId, Tried, Tries, Verdict};
 use crate::decision::Outcome;
 use crate::live::Live;
-use crate::plan::{Cluster, EditHeaders, LoadBalancer};
+use crate::plan::EditHeaders;
 use crate::request::{Connection, Request, TlsHello};
 use crate::roll::{Purpose, Roll};
 
@@ -249,7 +249,7 @@ impl<K: Clock, R: Fn() -> Roll> Routed<K, R> {
         }
         let Ok(change) = Change::of(&decision, &asked) else { return Next::Answer(made_here(500, "", trip.grpc)) };
         let chosen = Chosen::of(router.plan(), &decision, &roll);
-        if chosen.as_ref().is_none_or(|chosen| goes_where_dialled(chosen.cluster())) {
+        if chosen.as_ref().is_none_or(Chosen::goes_where_dialled) {
             // Where nobody knows what was dialled, there is nowhere to go.
             let Some(address) = connection.address else { return Next::Answer(made_here(502, "", trip.grpc)) };
             trip.dialled = Some(SocketAddr::new(address, connection.port));
@@ -517,11 +517,6 @@ where
         let _ = respond(session, response).await;
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
-}
-
-/// Whether requests go to the address that was dialled, as the service has no endpoints of its own.
-fn goes_where_dialled(cluster: &Cluster) -> bool {
-    cluster.endpoints.is_empty() && cluster.policy.load_balancer == LoadBalancer::Passthrough
 }
 
 /// Where a redirected connection was going. Of another one Linux may say the proxy's own address: that would be a loop.

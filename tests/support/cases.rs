@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use meshroute::adapter::http::{Change, answer, request};
 use meshroute::adapter::tls::{Opening, opening};
-use meshroute::adapter::tower::{Chosen, RouteLayer};
+use meshroute::adapter::tower::{Chosen, RouteLayer, Upstream};
 use meshroute::authorize::{Guard, MutualTls};
 use meshroute::plan::{Action, Cluster, Endpoint, Forward, Origin, Retry, Route};
 use meshroute::{
@@ -21,7 +21,7 @@ use meshroute::{
     Viewpoint,
 };
 use serde::Deserialize;
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 
 /// One case: what is configured, who asks, and what must come of it.
 #[derive(Deserialize)]
@@ -298,6 +298,11 @@ impl Question {
         self.parts().is_ok_and(|asked| asked.sni.is_some())
     }
 
+    /// Whether what is in the connection is looked at: a layer can pass on no other than whole requests.
+    pub fn is_looked_into(&self) -> bool {
+        self.expects.connect.is_none()
+    }
+
     pub fn sendable(&self) -> bool {
         !self.unsendable
     }
@@ -558,42 +563,38 @@ impl Seen {
         Ok(Seen { window: Window::Http, end, sent, response: lines(&response), told: None })
     }
 
-    /// Asks through `adapter::tower`, with a service inside that keeps what it gets.
-    pub async fn tower(live: &Arc<Live>, asked: &Asked<'_>, roll: Roll) -> Result<Seen, String> {
-        let mut incoming = asked.http()?;
+    /// Asks through `adapter::tower`, with a service inside that keeps what it gets: behind `Upstream` too if `sent`.
+    pub async fn tower(live: &Arc<Live>, asked: &Asked<'_>, roll: Roll, sent: bool) -> Result<Seen, String> {
+        let mut incoming = asked.http()?.map(|()| Full::<Bytes>::default());
         let sni = asked.sni.map(str::to_string);
         incoming.extensions_mut().insert(Arrived { port: asked.port, address: asked.address, sni });
-        let layer = RouteLayer::with_connection(live.clone(), |extensions| {
-            let arrived = extensions.get::<Arrived>().expect("every request here carries how it arrived");
-            let connection = Connection::new(arrived.port).address(arrived.address);
-            match &arrived.sni {
-                Some(sni) => connection.tls(TlsHello { sni: Some(sni) }),
-                None => connection,
-            }
-        });
-        let kept: Arc<Mutex<Option<http::Request<()>>>> = Arc::default();
-        let keep = kept.clone();
-        let answered = map(asked.upstream);
-        let inside = tower::service_fn(move |request: http::Request<()>| {
-            keep.lock().expect("nobody panics with it").replace(request);
-            let mut response = http::Response::new(Full::<Bytes>::default());
-            response.headers_mut().clone_from(&answered);
-            std::future::ready(Ok::<_, Infallible>(response))
-        });
-        let service = layer.rolls(move || roll).layer(inside);
-        let (parts, body) = match service.oneshot(incoming).await {
-            Ok(response) => response.into_parts(),
-            Err(never) => match never {},
+        let layer = RouteLayer::with_connection(live.clone(), arrived).rolls(move || roll);
+        let kept = Kept::default();
+        let (parts, body) = if sent {
+            let clock = (|| std::time::Duration::ZERO, |_| std::future::ready(()));
+            let upstream = Upstream::new(keeper(&kept, asked), clock, |never: &Infallible| match *never {});
+            answered(layer.layer(upstream), incoming).await?
+        } else {
+            answered(layer.layer(keeper(&kept, asked)), incoming).await?
         };
-        let body = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
         let Some(request) = kept.lock().expect("nobody panics with it").take() else {
             return Ok(Seen::ended(Window::Tower, parts.status.as_u16(), &parts.headers, &body));
         };
         let chosen = request.extensions().get::<Chosen>();
-        let end = ended_up(chosen);
+        let stranger = chosen.filter(|chosen| sent && !chosen.goes_where_dialled()).and_then(|chosen| {
+            let named = request.uri().authority()?.as_str();
+            let known = chosen.cluster().endpoints.iter().any(|endpoint| endpoint.to_string() == named);
+            (!known).then(|| format!(", but by way of {named}"))
+        });
+        let end = ended_up(chosen) + &stranger.unwrap_or_default();
         let told = chosen.map(Told::from);
-        let (sent, response) = (Some(Sent::from(&request)), lines(&parts.headers));
-        Ok(Seen { window: Window::Tower, end, sent, response, told })
+        let mut goes = Sent::from(&request);
+        if sent {
+            // The URI may name the endpoint.
+            let host = goes.headers.iter().find(|(name, _)| name == "host");
+            goes.authority = host.map(|(_, host)| host.clone()).unwrap_or_default();
+        }
+        Ok(Seen { window: Window::Tower, end, sent: Some(goes), response: lines(&parts.headers), told })
     }
 
     /// Asks through `adapter::tls`, with the first bytes of a connection that carries what the question says.
@@ -638,6 +639,49 @@ struct Arrived {
     port: u16,
     address: Option<IpAddr>,
     sni: Option<String>,
+}
+
+fn arrived(extensions: &http::Extensions) -> Connection<'_> {
+    let arrived = extensions.get::<Arrived>().expect("every request here carries how it arrived");
+    let connection = Connection::new(arrived.port).address(arrived.address);
+    match &arrived.sni {
+        Some(sni) => connection.tls(TlsHello { sni: Some(sni) }),
+        None => connection,
+    }
+}
+
+/// What a service got.
+type Kept = Arc<Mutex<Option<http::Request<()>>>>;
+type Answered = std::future::Ready<Result<http::Response<Full<Bytes>>, Infallible>>;
+
+/// Keeps what it gets, and answers as the question has it.
+fn keeper<B>(
+    kept: &Kept,
+    asked: &Asked<'_>,
+) -> impl Service<http::Request<B>, Response = http::Response<Full<Bytes>>, Error = Infallible, Future = Answered>
++ Clone
++ Send
++ use<B> {
+    let (keep, headers) = (Arc::clone(kept), map(asked.upstream));
+    tower::service_fn(move |request: http::Request<B>| {
+        keep.lock().expect("nobody panics with it").replace(request.map(drop));
+        let mut response = http::Response::new(Full::default());
+        response.headers_mut().clone_from(&headers);
+        std::future::ready(Ok(response))
+    })
+}
+
+async fn answered<S, D>(
+    service: S,
+    request: http::Request<Full<Bytes>>,
+) -> Result<(http::response::Parts, Bytes), String>
+where
+    S: Service<http::Request<Full<Bytes>>, Response = http::Response<D>, Error = Infallible>,
+    D: hyper::body::Body<Error: fmt::Display>,
+{
+    let Ok(response) = service.oneshot(request).await;
+    let (parts, body) = response.into_parts();
+    Ok((parts, body.collect().await.map_err(|error| error.to_string())?.to_bytes()))
 }
 
 impl From<&http::Request<()>> for Sent {

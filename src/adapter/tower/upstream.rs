@@ -19,7 +19,7 @@ use super::leased::{BodyError, LeasedBody};
 use super::replay::{Replay, Source};
 use crate::adapter::chosen::Chosen;
 use crate::adapter::crew::{Clock, Crew, Lease};
-use crate::adapter::http::{is_grpc_type, made_here};
+use crate::adapter::http::{is_grpc_type, made_here, without_user};
 use crate::adapter::sticky::stickiness;
 use crate::balance::{Ended, Failure, HostId, Tried, Tries, Verdict};
 use crate::plan::Endpoint;
@@ -50,7 +50,7 @@ pub struct Attempt<'a> {
 ///
 /// The service inside gets each try with an absolute URI that names the endpoint (`http://10.0.0.7:80/path`), and the
 /// authority that the client sent in the `host` header: hyper-util's legacy client can be put there as it is. A request
-/// without [`Chosen`] is sent once, as it came.
+/// without [`Chosen`], and one that [goes where it was dialled](Chosen::goes_where_dialled), is sent once, as it came.
 ///
 /// It never fails: what cannot be had is answered with Envoy's status and text (503, or 504 when time is over).
 ///
@@ -114,10 +114,11 @@ where
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             forget_hop(&mut parts.headers);
+            name_in_host(&mut parts);
             parts.version = Version::HTTP_11;
             let mut response = match parts.extensions.get::<Chosen>().cloned() {
-                Some(chosen) => upstream.exchange(&chosen, parts, body).await,
-                None => upstream.pass(parts, body).await,
+                Some(chosen) if !chosen.goes_where_dialled() => upstream.exchange(&chosen, parts, body).await,
+                _ => upstream.pass(parts, body).await,
             };
             forget_hop(response.headers_mut());
             Ok(response)
@@ -288,10 +289,6 @@ fn outcome<D>(answer: &Result<Response<D>, Failure>) -> (Tried, Ended) {
 /// The request for an endpoint.
 fn addressed<B>(parts: &Parts, endpoint: &Endpoint, body: B) -> Request<B> {
     let mut parts = parts.clone();
-    let named = parts.uri.authority().and_then(|named| HeaderValue::from_str(named.as_str()).ok());
-    if let (Some(named), false) = (named, parts.headers.contains_key(HOST)) {
-        parts.headers.insert(HOST, named);
-    }
     if let Ok(authority) = Authority::try_from(endpoint.to_string()) {
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
         (uri.scheme, uri.authority) = (Some(uri.scheme.unwrap_or(Scheme::HTTP)), Some(authority));
@@ -329,6 +326,15 @@ fn unsent<D, K: Clock>(failure: Failure, grpc: bool) -> Answer<D, K> {
 
 fn local<D, K: Clock>(status: u16, text: &str, grpc: bool) -> Answer<D, K> {
     made_here(status, text, grpc).map(RoutedBody::local)
+}
+
+/// What an absolute target names is what the request is for, whatever `Host` says (RFC 9112, section 3.2.2); and the URI will
+/// name the endpoint.
+fn name_in_host(parts: &mut Parts) {
+    let named = parts.uri.authority().map(|named| without_user(named.as_str()));
+    if let Some(named) = named.and_then(|named| HeaderValue::from_str(named).ok()) {
+        parts.headers.insert(HOST, named);
+    }
 }
 
 /// What is meant for the next hop only (RFC 9110, section 7.6.1).
