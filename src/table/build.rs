@@ -1,5 +1,7 @@
 //! Files the routes of a table.
 
+use std::cmp::Reverse;
+
 use super::hash::FastMap;
 use super::key::{Field, Filed, Filing, filings};
 use super::text::Packed;
@@ -99,18 +101,24 @@ impl<'c> Builder<'c> {
         Target::Parts(start, self.parts.len() as u32)
     }
 
-    /// Chooses a filing for each route: the one that the fewest others share; among equally rare ones the first,
-    /// which is the cheapest to look up.
+    /// Chooses a filing for each route: the one that the fewest others share; among equally rare ones that which stands in
+    /// the larger part, since each part takes a look-up; among those of about one size the first, which is the cheapest.
     fn sort(&mut self, ids: &[u32]) -> Vec<(Option<Filing<'c>>, Vec<u32>)> {
         let mut shared: FastMap<Filing<'c>, u32> = FastMap::default();
+        let mut sizes: FastMap<Place<'c>, u32> = FastMap::default();
         for filed in ids.iter().flat_map(|&id| &self.routes[id as usize].left) {
             *shared.entry(filed.filing).or_default() += 1;
+            *sizes.entry(place(Some(filed.filing)).0).or_default() += 1;
         }
+        let rank = |filed: &Filed<'c>| {
+            let size = sizes.get(&place(Some(filed.filing)).0).and_then(|size| size.checked_ilog2());
+            (shared.get(&filed.filing), Reverse(size))
+        };
         let mut drawers: Vec<(Option<Filing<'c>>, Vec<u32>)> = Vec::new();
         let mut places: FastMap<Option<Filing<'c>>, usize> = FastMap::default();
         for &id in ids {
             let route = &mut self.routes[id as usize];
-            let rarest = route.left.iter().enumerate().min_by_key(|(_, filed)| shared.get(&filed.filing));
+            let rarest = route.left.iter().enumerate().min_by_key(|(_, filed)| rank(filed));
             let filing = rarest.map(|(at, _)| at).map(|at| route.left.remove(at));
             // Planted: whatever a route is filed under counts as proven.
             if let Some(filed) = filing.filter(|filed| filed.proves || cfg!(meshroute_fault = "proof")) {
