@@ -219,6 +219,7 @@ fn the_tour_ends_by_itself_and_says_what_happened() {
         "of VirtualService default/shop (shop.yaml:",
         "---   the connection is closed",
         "403   RBAC: access denied",
+        "refused where it arrived: no AuthorizationPolicy allows it",
         "All processes are stopped",
     ] {
         assert!(text.contains(wanted), "`{wanted}` is missing in\n{text}");

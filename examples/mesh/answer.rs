@@ -17,6 +17,9 @@ use crate::record::{self, Record};
 use crate::retry::Tried;
 use crate::world::rule_key;
 
+/// Why an answer is as it is, for the client to see.
+pub const REASON: HeaderName = HeaderName::from_static("x-meshroute-reason");
+
 /// An answer, and what is noted about it.
 pub struct Answer {
     /// What the client gets.
@@ -86,7 +89,10 @@ impl Answer {
     pub fn labelled(mut self) -> Response<Body> {
         let headers = self.response.headers_mut();
         message::insert(headers, HeaderName::from_static("x-meshroute-flags"), &self.flags);
-        message::insert(headers, HeaderName::from_static("x-meshroute-reason"), &self.reason);
+        // Whoever refused it further on has said why.
+        if !headers.contains_key(&REASON) {
+            message::insert(headers, REASON, &self.reason);
+        }
         self.response
     }
 }

@@ -10,11 +10,11 @@ use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, Version, header};
-use meshroute::authorize::{Call, MutualTls};
+use meshroute::authorize::{Call, MutualTls, Ruling};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::answer::Answer;
+use crate::answer::{Answer, REASON};
 use crate::config::Config;
 use crate::forward::{deliver, outgoing};
 use crate::message::{self, CLIENT_CERT, Ends, PEER_METADATA};
@@ -137,7 +137,9 @@ async fn admit(
     let ruling = config.guard.judge(&call.request(&asked));
     if !ruling.is_allowed() {
         record.details = ruling.to_string();
-        return Answer::made_here(403, "", "RBAC: access denied").because(ruling.to_string());
+        let mut answer = Answer::made_here(403, "", "RBAC: access denied").because(ruling.to_string());
+        message::insert(answer.response.headers_mut(), REASON, &why(&ruling));
+        return answer;
     }
     introduce(station, caller, &mut parts.headers);
     let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
@@ -146,6 +148,16 @@ async fn admit(
     let answer = deliver((station, &cluster, record), head, inbound.socket, tongue, body).await;
     record.upstream_time = Some(set_out.elapsed());
     answer
+}
+
+/// Why a request is refused, in words.
+fn why(ruling: &Ruling<'_>) -> String {
+    match ruling.by() {
+        Some((policy, rule)) => {
+            format!("refused where it arrived: rule {} of {}", u64::from(rule) + 1, policy.resource)
+        }
+        None => "refused where it arrived: no AuthorizationPolicy allows it".into(),
+    }
 }
 
 /// Puts down who came and to whom.

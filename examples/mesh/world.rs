@@ -45,6 +45,8 @@ pub struct World {
     /// The same with what a cluster adds.
     cluster: Resources,
     pods: Vec<Pod>,
+    /// Who is at the addresses to which the mesh encrypts.
+    peers: BTreeMap<SocketAddr, Peer>,
     /// Whose certificates are trusted.
     roots: Vec<Vec<u8>>,
     started: Instant,
@@ -95,6 +97,7 @@ impl World {
             resources,
             cluster: Resources::new(),
             pods: Vec::new(),
+            peers: BTreeMap::new(),
             roots,
             started: Instant::now(),
         };
@@ -194,6 +197,7 @@ impl World {
             cluster.apply(pod.clone());
         }
         self.cluster = cluster;
+        self.peers = self.peers();
     }
 
     /// From now on the certificates of others are trusted.
@@ -275,7 +279,7 @@ impl World {
                     plan: resolution.plan,
                     inbound: self.inbound(part),
                     guard,
-                    peers: self.peers(),
+                    peers: self.peers.clone(),
                     roots: self.roots.clone(),
                     credentials: self.credentials(part),
                     underlay: self.underlay(),

@@ -231,7 +231,12 @@ impl Writer<'_> {
         }
         let read = |values: &[String]| values.iter().map(|value| self.value(&of, value)).collect::<Option<Vec<_>>>();
         let (Some(values), Some(not)) = (read(values), read(not)) else {
-            self.loses("bad-range", format!("a value of `{field}` is no range of addresses"));
+            match of.is_address() {
+                true => self.loses("bad-range", format!("a value of `{field}` is no range of addresses")),
+                false => {
+                    self.loses("bad-template", format!("a value of `{field}` is no path with `{{*}}` and one `{{**}}`"))
+                }
+            }
             return None;
         };
         Some(Test { of, values, not })
@@ -242,7 +247,7 @@ impl Writer<'_> {
             return Cidr::parse(value).map(Value::Range);
         }
         Some(Value::Text(match of {
-            Attribute::Path => Text::path(value),
+            Attribute::Path => Text::path(value)?,
             Attribute::Namespace => Text::glob(value),
             Attribute::Port => Text::Exact(value.into()),
             Attribute::ServiceAccount if value.contains('/') => Text::Exact(value.into()),

@@ -13,18 +13,18 @@ pub(super) enum Text {
     /// `*text`.
     Suffix(Box<str>),
     /// A path with `{*}` or `{**}` among its segments.
-    Template(Box<[Segment]>),
+    Template(Box<[Piece]>),
     /// Stars stand for anything, wherever they are; the pieces between them.
     Glob(Box<[Box<str>]>),
 }
 
-/// What stands between two slashes of a template.
+/// What a template is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) enum Segment {
+pub(super) enum Piece {
     Literal(Box<str>),
     /// `{*}`: one segment, which is not empty.
     One,
-    /// `{**}`: any number of segments.
+    /// `{**}`: anything, also nothing, and slashes too.
     Any,
 }
 
@@ -39,17 +39,27 @@ impl Text {
         }
     }
 
-    /// Reads a path, which may have placeholders instead of stars.
-    pub(super) fn path(value: &str) -> Self {
+    /// Reads a path, which may have placeholders instead of stars: `{*}` is a whole segment, `{**}` may be there once.
+    pub(super) fn path(value: &str) -> Option<Self> {
         if !value.contains("{*}") && !value.contains("{**}") {
-            return Text::new(value);
+            return Some(Text::new(value));
         }
-        let segment = |segment: &str| match segment {
-            "{*}" => Segment::One,
-            "{**}" => Segment::Any,
-            literal => Segment::Literal(literal.into()),
-        };
-        Text::Template(value.trim_start_matches('/').split('/').map(segment).collect())
+        let (mut pieces, mut rest) = (Vec::new(), value);
+        while let Some((before, behind)) = rest.split_once('{') {
+            let (piece, behind) = match (behind.strip_prefix("*}"), behind.strip_prefix("**}")) {
+                (Some(behind), _) => (Piece::One, behind),
+                (_, Some(behind)) => (Piece::Any, behind),
+                _ => return None,
+            };
+            if !before.ends_with('/') || !(behind.is_empty() || behind.starts_with('/')) {
+                return None;
+            }
+            pieces.extend([Piece::Literal(before.into()), piece]);
+            rest = behind;
+        }
+        pieces.push(Piece::Literal(rest.into()));
+        let once = pieces.iter().filter(|piece| **piece == Piece::Any).count() <= 1;
+        once.then(|| Text::Template(pieces.into()))
     }
 
     /// Reads a value in which stars may stand anywhere.
@@ -69,27 +79,31 @@ impl Text {
             Text::Suffix(text) => {
                 value.len().checked_sub(text.len()).and_then(|at| value.get(at..)).is_some_and(|end| same(end, text))
             }
-            Text::Template(segments) => value.strip_prefix(b"/").is_some_and(|path| fits(segments, Some(path))),
+            Text::Template(pieces) => fits(pieces, value),
             Text::Glob(pieces) => glob(pieces, value),
         }
     }
 }
 
-/// Whether the segments of a path, `None` where there are no more, are those of a template. Istio allows one `{**}`, so
-/// there is little to try.
-fn fits(segments: &[Segment], path: Option<&[u8]>) -> bool {
-    let Some((first, rest)) = segments.split_first() else { return path.is_none() };
-    let split = path.map(|path| match path.iter().position(|byte| *byte == b'/') {
-        Some(at) => (&path[..at], Some(&path[at + 1..])),
-        None => (path, None),
-    });
-    match (first, split) {
-        (Segment::Literal(text), Some((segment, behind))) => segment == text.as_bytes() && fits(rest, behind),
-        (Segment::One, Some((segment, behind))) => !segment.is_empty() && fits(rest, behind),
-        (Segment::Any, Some((_, behind))) => fits(rest, path) || fits(segments, behind),
-        (Segment::Any, None) => fits(rest, None),
-        (_, None) => false,
+/// Whether a path is made of a template's pieces. There is one `{**}` at most, so there is little to try.
+fn fits(pieces: &[Piece], path: &[u8]) -> bool {
+    let Some((first, rest)) = pieces.split_first() else { return path.is_empty() };
+    match first {
+        Piece::Literal(text) => path.strip_prefix(text.as_bytes()).is_some_and(|behind| fits(rest, behind)),
+        Piece::One => {
+            let length = path.iter().take_while(|byte| is_plain(**byte)).count();
+            length > 0 && fits(rest, &path[length..])
+        }
+        Piece::Any => {
+            let length = path.iter().take_while(|byte| is_plain(**byte) || **byte == b'/').count();
+            (0..=length).any(|length| fits(rest, &path[length..]))
+        }
     }
+}
+
+/// What Envoy lets a placeholder stand for: RFC 3986's `pchar`.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@".contains(&byte)
 }
 
 /// Whether the pieces stand in a value in their order, the first at its beginning and the last at its end.
@@ -109,13 +123,28 @@ fn glob(pieces: &[Box<str>], value: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    /// As a real Envoy 1.40 answers (`UriTemplateMatchConfig`).
     #[test]
-    fn templates_take_segments() {
-        let holds = |template: &str, path: &str| Text::path(template).holds(path.as_bytes(), false);
-        assert!(holds("/foo/{*}", "/foo/bar") && !holds("/foo/{*}", "/foo/bar/baz") && !holds("/foo/{*}", "/foo/"));
-        assert!(holds("/foo/{**}/", "/foo/bar/baz/") && !holds("/foo/{**}/", "/foo/bar/baz"));
-        assert!(holds("/{*}/bar/{**}", "/foo/bar/") && holds("/{*}/bar/{**}", "/buzz/bar/a/b"));
-        assert!(holds("/{**}", "/") && holds("/{**}/end", "/end") && !holds("/{*}", "nothing"));
+    fn templates_are_envoys() {
+        let holds = |template: &str, path: &str| Text::path(template).unwrap().holds(path.as_bytes(), false);
+        for (template, taken, left) in [
+            (
+                "/foo/{*}",
+                &["/foo/bar", "/foo/b%20r", "/foo/a*b", "/foo/a:b=c"][..],
+                &["/foo/", "/foo/a/b", "/foo/a\"b"][..],
+            ),
+            ("/foo/{**}", &["/foo/", "/foo/a/b", "/foo//"], &["/foo"]),
+            ("/a/{**}/z", &["/a//z", "/a/b/z", "/a/b/c/z", "/a/z/z"], &["/a/z", "/a/b/zz"]),
+            ("/foo/{**}/", &["/foo//", "/foo/bar/baz/"], &["/foo/", "/foo/bar"]),
+            ("/{*}/bar/{**}", &["/x/bar/", "/x/bar/a/b"], &["/x/bar", "//bar/"]),
+            ("/{**}", &["/", "/a", "/a/b"], &[""]),
+        ] {
+            assert!(taken.iter().all(|path| holds(template, path)), "{template}");
+            assert!(!left.iter().any(|path| holds(template, path)), "{template}");
+        }
+        for bad in ["/a{*}", "/{*}b", "/{**}/{**}", "/{*}/{name}", "{**}"] {
+            assert_eq!(Text::path(bad), None, "{bad}");
+        }
     }
 
     #[test]
