@@ -25,6 +25,8 @@ mod coverage;
 mod dice;
 #[path = "envoy/found.rs"]
 mod found;
+#[path = "envoy/round.rs"]
+mod round;
 #[path = "envoy/server.rs"]
 mod server;
 #[path = "envoy/translate.rs"]
@@ -37,18 +39,16 @@ mod world;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::path::Path;
 
 use meshroute::plan::Unmatched;
 use serde_json::Value;
 
 use ask::Ask;
-use client::{Answer, exchange, source};
-use compare::{Comparison, Seen, case_of};
+use client::exchange;
+use compare::Seen;
 use coverage::Coverage;
+use round::{ask_all, conclude, gather, judge, read_log, setting};
 use server::Envoy;
 use translate::{BLOCKING, PASSING, Translation};
 use upstream::Upstreams;
@@ -58,12 +58,6 @@ use world::World;
 const ROUND: usize = 2000;
 /// How many questions each world is asked.
 const EACH: usize = 10;
-/// How many are asked at a time.
-const AT_ONCE: usize = 8;
-/// How many differences are kept and told.
-const TOLD: usize = 10;
-/// How long a copy may be on its way.
-const ON_ITS_WAY: Duration = Duration::from_secs(3);
 
 #[test]
 #[ignore = "needs a real Envoy; .ci/run runs it"]
@@ -74,21 +68,8 @@ fn a_real_envoy_answers_as_the_router_does() {
     for start in (0..cases).step_by(ROUND) {
         round(seed, start..cases.min(start + ROUND), &mut coverage, &mut wrong);
     }
-    println!("{coverage}");
-    assert!(
-        wrong.is_empty(),
-        "SEED={seed}: {} differences\n\n{}",
-        wrong.len(),
-        wrong[..wrong.len().min(TOLD)].join("\n")
-    );
-    let gaps = coverage.gaps();
-    assert!(gaps.is_empty(), "SEED={seed}: too little was asked\n{}", gaps.join("\n"));
+    conclude(seed, &coverage, &wrong);
     assert!(cases > 0, "nothing was asked");
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    let Ok(text) = std::env::var(name) else { return default };
-    text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number"))
 }
 
 /// Asks one Envoy some questions, and compares.
@@ -99,24 +80,7 @@ fn round(seed: u64, cases: Range<usize>, coverage: &mut Coverage, wrong: &mut Ve
     let asks: Vec<Ask> = cases.clone().map(|case| Ask::new(seed, case, world(case).1)).collect();
     let upstreams = Upstreams::new();
     let seen = ask_envoy(&cases, &asks, &upstreams, &world);
-    for ((case, ask), seen) in cases.zip(&asks).zip(&seen) {
-        let (number, world) = world(case);
-        let decision = ask.decide(&world.router);
-        coverage.count(world, ask, &decision, seen);
-        let comparison = Comparison { number, world, ask, decision: &decision, seen, upstreams: &upstreams };
-        let differences = comparison.differences();
-        if differences.is_empty() {
-            continue;
-        }
-        let kept = (wrong.len() < TOLD).then(|| found::save(seed, case, &comparison, &differences));
-        wrong.push(told(case, ask, seen, &differences, kept));
-    }
-}
-
-fn told(case: usize, ask: &Ask, seen: &Seen, differences: &[String], kept: Option<PathBuf>) -> String {
-    let kept = kept.map(|file| format!("\n  kept as {}", file.display())).unwrap_or_default();
-    let wire = String::from_utf8_lossy(&ask.bytes()).trim().replace("\r\n", " | ");
-    format!("case {case}, port {}: {wire}\n  {}\n  Envoy: {}{kept}\n", ask.port, differences.join("\n  "), seen.log)
+    judge(seed, cases, &world, &asks, &seen, &upstreams, coverage, wrong);
 }
 
 /// Everything that Envoy and the destinations did, question by question.
@@ -136,8 +100,8 @@ fn ask_envoy<'w>(
         let (number, world) = world(case);
         translation.add(number, world.plan(), world.gateway);
     }
-    let envoy = Envoy::start(&folder, &translation.finish());
-    let entries: BTreeMap<String, SocketAddr> = envoy.listeners().into_iter().collect();
+    let envoy = Envoy::start(&folder, &translation.finish().to_string());
+    let entries: BTreeMap<String, SocketAddr> = listeners(&envoy).into_iter().collect();
     let way = |(case, ask): (usize, &Ask)| {
         let (number, world) = world(case);
         let entry = if world.plan().unmatched == Unmatched::Passthrough { PASSING } else { BLOCKING };
@@ -154,44 +118,15 @@ fn ask_envoy<'w>(
     seen
 }
 
-/// Asks everything, some at a time; the answers come in the order of the questions.
-fn ask_all(
-    asks: &[Ask],
-    exchange: impl Fn(usize, &Ask) -> std::io::Result<(Vec<u8>, Duration)> + Sync,
-) -> Vec<Option<Answer>> {
-    let next = AtomicUsize::new(0);
-    let answers: Mutex<Vec<Option<Answer>>> = Mutex::new(vec![None; asks.len()]);
-    let work = || {
-        while let Some((at, ask)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, asks.get(at)?)))
-        {
-            let (bytes, took) = exchange(at, ask).unwrap_or_else(|error| panic!("{ask:?}: {error}"));
-            let answer = Answer::parse(&bytes).map(|answer| Answer { took, ..answer });
-            answers.lock().expect("nobody panics with it")[at] = answer;
-        }
+/// Where Envoy's listeners are bound, by name.
+fn listeners(envoy: &Envoy) -> Vec<(String, SocketAddr)> {
+    let answer: Value = serde_json::from_str(&envoy.admin("GET", "/listeners?format=json")).expect("it speaks JSON");
+    let listeners = answer["listener_statuses"].as_array().cloned().unwrap_or_default();
+    let bound = |listener: &Value| {
+        let address = &listener["local_address"]["socket_address"];
+        let port = u16::try_from(address["port_value"].as_u64()?).ok()?;
+        let ip = address["address"].as_str()?.parse().ok()?;
+        Some((listener["name"].as_str()?.to_string(), SocketAddr::new(ip, port)))
     };
-    std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
-    answers.into_inner().expect("nobody panics with it")
-}
-
-/// Sorts what the destinations got by question; waits for the copies, which come when they like.
-fn gather(upstreams: &Upstreams, first: usize, mut copies: usize, seen: &mut [Seen]) {
-    while let Some(received) = upstreams.received(if copies > 0 { ON_ITS_WAY } else { Duration::from_millis(100) }) {
-        let Some(of) = received.case().and_then(|case| seen.get_mut(case.checked_sub(first)?)) else { continue };
-        if received.is_shadow() {
-            copies = copies.saturating_sub(1);
-            of.shadows.push(received);
-        } else {
-            of.received.push(received);
-        }
-    }
-}
-
-fn read_log(log: &Path, cases: &Range<usize>, seen: &mut [Seen]) {
-    let sources: BTreeMap<SocketAddr, usize> = cases.clone().map(|case| (source(case), case)).collect();
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    for line in text.lines() {
-        let line: Value = serde_json::from_str(line).expect("Envoy writes JSON");
-        let Some(case) = case_of(&line, &sources) else { continue };
-        seen[case - cases.start].log = line;
-    }
+    listeners.iter().filter_map(bound).collect()
 }

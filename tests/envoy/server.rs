@@ -1,13 +1,11 @@
 //! A real Envoy, as a child of the test.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
-
-use serde_json::Value;
 
 /// How long Envoy may take to start, to answer, or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,10 +20,10 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts one with a configuration; its files are in `folder`.
-    pub fn start(folder: &Path, config: &Value) -> Self {
-        let file = folder.join("envoy.json");
-        std::fs::write(&file, config.to_string()).expect("the folder can be written to");
+    /// Starts one with a configuration, YAML or JSON; its files are in `folder`.
+    pub fn start(folder: &Path, config: &str) -> Self {
+        let file = folder.join("envoy.yaml");
+        std::fs::write(&file, config).expect("the folder can be written to");
         let binary = binary();
         let mut command = Command::new(&binary);
         command.arg("--config-path").arg(&file).arg("--admin-address-path").arg(folder.join("admin"));
@@ -64,19 +62,6 @@ impl Envoy {
         );
     }
 
-    /// Where its listeners are bound, by name.
-    pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
-        let answer: Value = serde_json::from_str(&self.admin("GET", "/listeners?format=json")).expect("it speaks JSON");
-        let listeners = answer["listener_statuses"].as_array().cloned().unwrap_or_default();
-        let bound = |listener: &Value| {
-            let address = &listener["local_address"]["socket_address"];
-            let port = u16::try_from(address["port_value"].as_u64()?).ok()?;
-            let ip = address["address"].as_str()?.parse().ok()?;
-            Some((listener["name"].as_str()?.to_string(), SocketAddr::new(ip, port)))
-        };
-        listeners.iter().filter_map(bound).collect()
-    }
-
     /// Ends it in good order, so that its access log is complete.
     pub fn finish(mut self) {
         self.admin("POST", "/quitquitquit");
@@ -85,7 +70,8 @@ impl Envoy {
         assert!(status.success(), "Envoy ended with {status}");
     }
 
-    fn admin(&self, method: &str, path: &str) -> String {
+    /// What its admin page answers.
+    pub fn admin(&self, method: &str, path: &str) -> String {
         let address = std::fs::read_to_string(self.folder.join("admin")).expect("Envoy writes its admin address");
         let mut stream = TcpStream::connect(address.trim()).expect("Envoy's admin port is open");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero can be set");

@@ -49,14 +49,14 @@ impl Received {
 pub struct Upstreams {
     ports: Mutex<BTreeMap<String, u16>>,
     sender: Sender<Received>,
-    receiver: Receiver<Received>,
+    receiver: Mutex<Receiver<Received>>,
 }
 
 impl Upstreams {
     /// None yet.
     pub fn new() -> Self {
         let (sender, receiver) = channel();
-        Upstreams { ports: Mutex::default(), sender, receiver }
+        Upstreams { ports: Mutex::default(), sender, receiver: Mutex::new(receiver) }
     }
 
     /// Where an endpoint's server listens.
@@ -75,7 +75,7 @@ impl Upstreams {
 
     /// What was received next; `None` when nothing comes for so long.
     pub fn received(&self, patience: Duration) -> Option<Received> {
-        self.receiver.recv_timeout(patience).ok()
+        self.receiver.lock().expect("nobody panics with it").recv_timeout(patience).ok()
     }
 }
 

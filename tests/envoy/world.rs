@@ -121,10 +121,15 @@ fn resolved(objects: &[Value], gateway: bool, outbound: OutboundPolicy) -> (Rout
         true => Viewpoint::gateway("istio-system").label("istio", "ingressgateway"),
         false => Viewpoint::sidecar("default").label("app", "client"),
     };
+    let resolution = Plan::resolve(&resources, &client, &mesh(outbound));
+    (Router::compile(resolution.plan).expect("what was resolved is legal"), resolution.findings)
+}
+
+/// The mesh of a world.
+pub fn mesh(outbound: OutboundPolicy) -> Mesh {
     let mut mesh = Mesh::with_precedence(Precedence::Istio);
     mesh.outbound = outbound;
-    let resolution = Plan::resolve(&resources, &client, &mesh);
-    (Router::compile(resolution.plan).expect("what was resolved is legal"), resolution.findings)
+    mesh
 }
 
 fn service(namespace: &str, name: &str, address: &str, ports: Value) -> Value {

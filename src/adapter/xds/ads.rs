@@ -2,13 +2,13 @@
 //! sockets, no clock.
 //!
 //! What is in force is changed in an order in which nothing is ever referred to that is not there (make before break):
-//! clusters, their endpoints, listeners, their route tables, and only then clusters are taken away. Each step waits for
+//! clusters with their endpoints, listeners, their route tables, and only then clusters are taken away. Each step waits for
 //! the client's word on the one before. A step that the client refuses is as far as it goes: what it has stays in force
 //! until there is something else to offer.
 //!
 //! Source: Envoy's page "xDS REST and gRPC protocol".
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
@@ -110,6 +110,8 @@ impl Response {
 pub struct Session {
     flavor: Flavor,
     target: Arc<Snapshot>,
+    /// What will be the target when the client is done with the clusters of this one.
+    next: Option<Arc<Snapshot>>,
     channels: [Channel; 4],
     nonce: u64,
 }
@@ -152,6 +154,8 @@ struct Outstanding {
     version: u64,
     /// What was new in it.
     names: Vec<Arc<str>>,
+    /// What was told as removed.
+    removed: Vec<Arc<str>>,
 }
 
 /// The subscription to one kind.
@@ -160,6 +164,8 @@ struct Channel {
     asked: Option<Asked>,
     /// What the client was sent: of this set, what it asked for, but for what is `due`.
     held: Arc<Set>,
+    /// What the client had of that which was sent anew and which it has not accepted yet.
+    had: BTreeMap<Arc<str>, Arc<Resource>>,
     /// What the client does not have, or may not have.
     due: BTreeSet<Arc<str>>,
     /// What the client was sent and shall lose, once nothing refers to it any more.
@@ -172,7 +178,7 @@ struct Channel {
     last_nonce: u64,
     /// The set that was refused: it is not offered again.
     stuck: Option<Arc<Set>>,
-    /// Whether the client, before clusters or listeners were last sent, had asked for all that those need. If so, it is
+    /// Whether the client has once, before clusters or listeners were sent, asked for all that those need. If so, it is
     /// waited for that it does so again.
     follows: bool,
     word: Word,
@@ -181,12 +187,12 @@ struct Channel {
 impl Session {
     /// A subscription to a snapshot; nothing is asked yet.
     pub fn new(flavor: Flavor, snapshot: Arc<Snapshot>) -> Self {
-        Session { flavor, target: snapshot, channels: Default::default(), nonce: 0 }
+        Session { flavor, target: snapshot, next: None, channels: Default::default(), nonce: 0 }
     }
 
     /// What is offered from now on.
     pub fn publish(&mut self, snapshot: Arc<Snapshot>) {
-        self.target = snapshot;
+        self.next = Some(snapshot);
     }
 
     /// What the client said of a kind.
@@ -194,12 +200,21 @@ impl Session {
         &self.channels[kind as usize].word
     }
 
-    /// Whether the client has accepted all that it asked for.
+    /// Whether the client has asked for all that there is, as an Envoy does, and has accepted it.
     pub fn is_settled(&self) -> bool {
-        Kind::ALL.into_iter().all(|kind| {
-            let channel = self.channel(kind);
-            channel.asked.is_none() || (channel.outstanding.is_none() && !channel.lacks(kind, self.target.set(kind)))
-        })
+        let has_all = |kind: Kind| {
+            let (channel, set) = (self.channel(kind), self.target.set(kind));
+            match &channel.asked {
+                None => set.len() == 0,
+                Some(asked) => {
+                    asked.covers(set)
+                        && channel.outstanding.is_none()
+                        && channel.lingering.is_empty()
+                        && !channel.lacks(kind, set)
+                }
+            }
+        };
+        self.next.is_none() && Kind::ALL.into_iter().all(has_all)
     }
 
     fn channel(&self, kind: Kind) -> &Channel {
@@ -268,6 +283,7 @@ impl Session {
         match refusal {
             Some(status) => {
                 channel.due.extend(outstanding.names);
+                channel.absent.extend(outstanding.removed);
                 channel.word.refused = Some(Refused { version, reason: status.message.clone() });
                 channel.stuck = Some(Arc::clone(&channel.held)).filter(|_| Arc::ptr_eq(&channel.held, &target));
             }
@@ -275,6 +291,7 @@ impl Session {
                 channel.word.accepted = Some(version);
                 channel.word.refused = None;
                 channel.stuck = None;
+                channel.had.clear();
             }
         }
         true
@@ -293,15 +310,23 @@ impl Session {
 
     /// What is to be sent next, if anything is. To be called until there is nothing.
     pub fn next_response(&mut self) -> Option<Response> {
-        // Whoever asks is answered; the order is the client's own.
-        if let Some(kind) = Kind::ALL.into_iter().find(|kind| self.channel(*kind).is_owed()) {
-            return Some(self.send(kind));
+        // An Envoy says nothing of clusters until it has the endpoints of all of them: those it is sent meanwhile, out of
+        // the same snapshot.
+        let mut waits = self.channel(Kind::Cluster).outstanding.is_some();
+        if !waits && let Some(next) = self.next.take() {
+            self.target = next;
         }
-        let mut refused = false;
+        let (mut refused, mut held_back) = (false, false);
         for kind in Kind::ALL {
-            match self.step(kind, refused) {
+            match self.step(kind, held_back) {
+                Step::Wait if kind == Kind::Cluster => waits = true,
+                Step::Done if waits => return None,
                 Step::Done => {}
-                Step::Refused => refused = true,
+                Step::Refused => {
+                    refused = true;
+                    // A listener that was refused keeps no route from its cluster.
+                    held_back |= kind != Kind::Listener;
+                }
                 Step::Wait => return None,
                 Step::Send => return Some(self.send(kind)),
             }
@@ -310,26 +335,25 @@ impl Session {
         left.then(|| self.clear_away())
     }
 
-    /// How far a kind is on the way to the target. After a refusal endpoints go on, which refer to nothing; what would
-    /// refer to what was refused does not.
-    fn step(&mut self, kind: Kind, refused: bool) -> Step {
+    /// How far a kind is on the way to the target. After a refusal endpoints go on, which refer to nothing. What would
+    /// refer to what was refused does not, unless the client has nothing of it yet: something is better than nothing.
+    fn step(&mut self, kind: Kind, held_back: bool) -> Step {
         let set = Arc::clone(self.target.set(kind));
         let channel = self.channel_mut(kind);
         let Some(asked) = &channel.asked else { return Step::Done };
         if channel.outstanding.is_some() {
             return Step::Wait;
         }
-        if channel.stuck.as_ref().is_some_and(|stuck| Arc::ptr_eq(stuck, &set)) {
-            // A listener that was refused keeps no route from its cluster.
-            return if kind == Kind::Listener { Step::Done } else { Step::Refused };
-        }
-        if refused && kind != Kind::Endpoints {
+        if !channel.owed && channel.stuck.as_ref().is_some_and(|stuck| Arc::ptr_eq(stuck, &set)) {
             return Step::Refused;
         }
-        if channel.lacks(kind, &set) {
+        if held_back && kind != Kind::Endpoints && channel.word.accepted.is_some() {
+            return Step::Refused;
+        }
+        if channel.owed || channel.lacks(kind, &set) {
             return Step::Send;
         }
-        let complete = !channel.follows || asked.covers(&set);
+        let complete = held_back || !channel.follows || asked.covers(&set);
         channel.held = set;
         if complete { Step::Done } else { Step::Wait }
     }
@@ -349,7 +373,7 @@ impl Session {
         let set = Arc::clone(self.target.set(kind));
         let follows = kind.needed().map(|next| (next, self.follows(next)));
         if let Some((next, follows)) = follows {
-            self.channel_mut(next).follows = follows;
+            self.channel_mut(next).follows |= follows;
         }
         let channel = self.channel_mut(kind);
         let (names, removed) = channel.go_over(kind, &set);
@@ -374,18 +398,13 @@ impl Session {
         channel.last_nonce = nonce;
         channel.owed = false;
         channel.word.sent = Some(hex(version));
-        channel.outstanding = Some(Outstanding { version, names });
         let removed = if flavor == Flavor::Delta { removed } else { Vec::new() };
+        channel.outstanding = Some(Outstanding { version, names, removed: removed.clone() });
         Response { kind, version, nonce, resources, removed }
     }
 }
 
 impl Channel {
-    /// Whether the client waits for an answer, and may be given one.
-    fn is_owed(&self) -> bool {
-        self.owed && self.outstanding.is_none()
-    }
-
     /// Whether the client lacks something of a set, or has what is to be taken away.
     fn lacks(&self, kind: Kind, set: &Arc<Set>) -> bool {
         if !self.due.is_empty() || !self.absent.is_empty() {
@@ -401,25 +420,34 @@ impl Channel {
 
     /// Goes over to a set: what is new in it, and what is to be told as removed.
     fn go_over(&mut self, kind: Kind, set: &Arc<Set>) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
-        let mut due = std::mem::take(&mut self.due);
-        let mut removed: Vec<Arc<str>> = std::mem::take(&mut self.absent).into_iter().collect();
-        if let Some(asked) = &self.asked
-            && !Arc::ptr_eq(&self.held, set)
-        {
-            due.extend(
-                new(&self.held, set).filter(|known| asked.has(&known.name)).map(|known| Arc::clone(&known.name)),
-            );
-            let gone = gone(&self.held, set).filter(|known| asked.has(&known.name));
-            match kind {
-                Kind::Cluster => self.lingering.extend(gone.cloned()),
-                Kind::Listener => removed.extend(gone.map(|known| Arc::clone(&known.name))),
-                // Nobody asks any more for what nothing refers to.
-                Kind::Endpoints | Kind::Route => {}
+        let unsure = std::mem::take(&mut self.due);
+        let absent = std::mem::take(&mut self.absent).into_iter();
+        let mut removed: Vec<Arc<str>> = absent.filter(|name| set.get(name).is_none()).collect();
+        let held = std::mem::replace(&mut self.held, Arc::clone(set));
+        let Some(asked) = &self.asked else { return (Vec::new(), removed) };
+        let is_asked = |known: &&Arc<Resource>| asked.has(&known.name);
+        let mut new: BTreeSet<Arc<str>> =
+            new(&held, set).filter(is_asked).map(|known| Arc::clone(&known.name)).collect();
+        for name in &new {
+            let had = held.get(name).or_else(|| self.lingering.iter().find(|known| known.name == *name));
+            if let Some(had) = had.filter(|_| !unsure.contains(name)) {
+                self.had.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(had));
             }
-            self.lingering.retain(|known| set.get(&known.name).is_none());
         }
-        self.held = Arc::clone(set);
-        (due.into_iter().filter(|name| set.get(name).is_some()).collect(), removed)
+        // What was refused lingers as it was before, if it was.
+        let as_it_was = |known: &Arc<Resource>| {
+            if unsure.contains(&known.name) { self.had.get(&known.name) } else { Some(known) }.cloned()
+        };
+        let gone = gone(&held, set).filter(is_asked);
+        match kind {
+            Kind::Cluster => self.lingering.extend(gone.filter_map(as_it_was)),
+            Kind::Listener => removed.extend(gone.map(|known| Arc::clone(&known.name))),
+            // Nobody asks any more for what nothing refers to.
+            Kind::Endpoints | Kind::Route => {}
+        }
+        self.lingering.retain(|known| set.get(&known.name).is_none());
+        new.extend(unsure.into_iter().filter(|name| set.get(name).is_some()));
+        (new.into_iter().collect(), removed)
     }
 
     /// Everything that the client asked for.

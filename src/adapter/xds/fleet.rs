@@ -259,6 +259,11 @@ struct Inbox {
 }
 
 impl Seat {
+    /// Whether there is something that it has not been told yet.
+    fn is_offered(&self) -> bool {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).snapshot.is_some()
+    }
+
     fn offer(&self, snapshot: Arc<Snapshot>) {
         let waker = {
             let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
@@ -285,7 +290,7 @@ impl Seat {
     /// Keeps what the Envoy said, for whoever looks; says of which kinds it has said something new.
     pub(super) fn note(&self, session: &Session) -> Vec<(Kind, Word)> {
         let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        words.1 = session.is_settled();
+        words.1 = session.is_settled() && !self.is_offered();
         let mut new = Vec::new();
         for kind in Kind::ALL {
             let (known, word) = (&mut words.0[kind as usize], session.word(kind));
@@ -306,7 +311,7 @@ impl Seat {
             node: self.node.id.clone(),
             viewpoint: viewpoint.clone(),
             words: words.0.clone(),
-            settled: words.1,
+            settled: words.1 && !self.is_offered(),
             omitted: snapshot.omitted().to_vec(),
         }
     }
