@@ -16,7 +16,7 @@ use crate::balance::{Failure, Tried, Verdict};
 use crate::live::Live;
 use crate::plan::{
     Action, Chain, Cluster, Condition, Delay, Destination, Endpoint, Fault, Forward, HashKey, HttpTable, Listener,
-    Plan, Retry, Route, Target, Unclaimed, VirtualHost,
+    LoadBalancer, Plan, Retry, Route, Target, Unclaimed, VirtualHost,
 };
 use crate::router::Router;
 
@@ -113,6 +113,8 @@ fn live(change: impl Fn(&mut Route, &mut Forward)) -> Arc<Live> {
     listener.chains.push(Chain::new(Target::Http(table.into())));
     let mut cluster = Cluster::missing("web", "", 80);
     cluster.exists = true;
+    // In turn: by chance another try may, now and then, go where the first one went.
+    cluster.policy.load_balancer = LoadBalancer::RoundRobin;
     cluster.endpoints = [Endpoint::new("10.0.0.1", 8080, "a"), Endpoint::new("fd00::2", 8080, "b")].into();
     let mut plan = Plan::default();
     plan.clusters.push(cluster);
