@@ -207,21 +207,8 @@ impl<'a> Decision<'a> {
         question: &Question<'_>,
         roll: &Roll,
     ) -> Self {
-        let mut decision = Decision {
-            outcome: Outcome::Refuse(Refusal::NO_ROUTE),
-            host: Some(host),
-            route,
-            delay: None,
-            picked: None,
-            let_in: false,
-            headers: request.headers,
-            method: request.method,
-            authority: request.authority,
-            scheme: "",
-            sent: written.map_or(request.path, |path| path.as_bytes()),
-            changed: written.is_none(),
-            encrypt: host.require_tls && request.forwarded() != "https",
-        };
+        let encrypt = host.require_tls && request.forwarded() != "https";
+        let mut decision = Decision { encrypt, ..Decision::claimed(host, route, request, written) };
         decision.act(plan, question, roll);
         decision
     }
@@ -234,12 +221,24 @@ impl<'a> Decision<'a> {
         request: &Request<'a>,
         written: Option<PathView<'a>>,
     ) -> Self {
+        let outcome = Outcome::Forward(Forwarded { cluster, way: Way::Route(route), at: 0 });
+        Decision { outcome, picked: Some(0), ..Decision::claimed(host, Some(route), request, written) }
+    }
+
+    /// What is known of a request before its route acts.
+    #[inline]
+    fn claimed(
+        host: &'a VirtualHost,
+        route: Option<&'a Route>,
+        request: &Request<'a>,
+        written: Option<PathView<'a>>,
+    ) -> Self {
         Decision {
-            outcome: Outcome::Forward(Forwarded { cluster, way: Way::Route(route), at: 0 }),
+            outcome: Outcome::Refuse(Refusal::NO_ROUTE),
             host: Some(host),
-            route: Some(route),
+            route,
             delay: None,
-            picked: Some(0),
+            picked: None,
             let_in: false,
             headers: request.headers,
             method: request.method,
