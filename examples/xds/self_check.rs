@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::google::protobuf::Any;
 use meshroute::adapter::xds::{Bootstrap, Entry, Kind};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -66,13 +68,13 @@ async fn without_envoy(plane: &ControlPlane) -> Result<(), Failed> {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<DiscoveryRequest>();
     let mut responses = client.stream_aggregated_resources(Requests(receiver)).await?.into_inner();
     let node = Node { id: "sidecar~127.0.0.1~nginx-master.default~default".into(), ..Node::default() };
-    let cluster = |subset: &str| format!("outbound|5000|{subset}|nginx.default.svc.cluster.local");
-    let names = ["online", "canary-1", "canary-2", "canary-11"].map(cluster);
-    let mut routes = Vec::new();
+    let expected = ["online", "canary-1", "canary-2", "canary-11"]
+        .map(|subset| format!("outbound|5000|{subset}|nginx.default.svc.cluster.local"));
+    let (mut endpoints, mut routes) = (Vec::new(), Vec::new());
     for kind in Kind::ALL {
         let resource_names = match kind {
             Kind::Cluster | Kind::Listener => Vec::new(),
-            Kind::Endpoints => names.to_vec(),
+            Kind::Endpoints => std::mem::take(&mut endpoints),
             Kind::Route => std::mem::take(&mut routes),
         };
         let ask = DiscoveryRequest {
@@ -84,6 +86,12 @@ async fn without_envoy(plane: &ControlPlane) -> Result<(), Failed> {
         sender.send(ask.clone())?;
         let response = responses.message().await?.ok_or("the stream ended")?;
         println!("{kind}: {} resources at {}", response.resources.len(), response.version_info);
+        if kind == Kind::Cluster {
+            endpoints = discovered(&response.resources)?;
+            if let Some(missing) = expected.iter().find(|name| !endpoints.contains(name)) {
+                return Err(format!("there is no cluster {missing}").into());
+            }
+        }
         if kind == Kind::Listener {
             routes = vec!["nginx.default.svc.cluster.local:5000".into(), "5000".into()];
         }
@@ -101,6 +109,17 @@ async fn without_envoy(plane: &ControlPlane) -> Result<(), Failed> {
     settled(plane).await?;
     println!("xds: the canary was asked for and accepted (no ENVOY was named)");
     Ok(())
+}
+
+/// The clusters whose endpoints are to be asked for.
+fn discovered(clusters: &[Any]) -> Result<Vec<String>, Failed> {
+    let clusters = clusters.iter().map(|resource| Cluster::decode(resource.value.as_slice()));
+    let clusters: Vec<Cluster> = clusters.collect::<Result<_, _>>()?;
+    Ok(clusters
+        .into_iter()
+        .filter(|cluster| cluster.eds_cluster_config.is_some())
+        .map(|cluster| cluster.name)
+        .collect())
 }
 
 struct Requests(tokio::sync::mpsc::UnboundedReceiver<DiscoveryRequest>);
