@@ -86,8 +86,6 @@ impl Pace {
         batch: Duration::from_millis(1),
         most: Duration::from_millis(1_500),
         loads: 50_000,
-        // A thousand regexes are more than a core's own caches hold, and who else uses the others would decide.
-        hostile: 200,
         ..Pace::MEASURE
     };
     const TEST: Pace = Pace {
