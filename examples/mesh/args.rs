@@ -1,6 +1,9 @@
-//! The words of a command line: `--key value` pairs and plain words. Knows no command.
+//! The words of a command line: `--key value` pairs, switches and plain words. Knows no command.
 
 use std::collections::BTreeMap;
+
+/// What stands alone, without a value.
+const SWITCHES: [&str; 1] = ["intercept"];
 
 /// What stood behind the command.
 #[derive(Debug, Default)]
@@ -18,7 +21,10 @@ impl Args {
                 args.words.push(word);
                 continue;
             };
-            let value = words.next().ok_or_else(|| format!("`{word}` wants a value"))?;
+            let value = match SWITCHES.contains(&key) {
+                true => String::new(),
+                false => words.next().ok_or_else(|| format!("`{word}` wants a value"))?,
+            };
             args.options.entry(key.to_string()).or_default().push(value);
         }
         Ok(args)
@@ -27,6 +33,11 @@ impl Args {
     /// The plain word in this place.
     pub fn word(&self, at: usize) -> Option<&str> {
         self.words.get(at).map(String::as_str)
+    }
+
+    /// Whether a switch was given.
+    pub fn is_on(&self, switch: &str) -> bool {
+        self.options.contains_key(switch)
     }
 
     /// Every value that was given for a key.

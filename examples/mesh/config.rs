@@ -1,5 +1,6 @@
 //! A snapshot in force, as it came from discovery.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use meshroute::authorize::Guard;
 use meshroute::model::destination_rule::ClientTlsMode;
 use meshroute::plan::{Cluster, Endpoint, Target};
 
+use crate::dial;
 use crate::question::Door;
 use crate::transport::Way;
 use crate::wire::{Inbound, Peer, Routes};
@@ -24,7 +26,7 @@ pub struct Config {
     /// Whose proxy this is.
     pub own: Arc<Workload>,
     /// What comes to each port of its own pod.
-    pub inbound: BTreeMap<u16, Inbound>,
+    inbound: BTreeMap<u16, Inbound>,
     /// Who may come in.
     pub guard: Guard,
     /// Who this is, as the other sidecars are told it.
@@ -38,7 +40,7 @@ impl Config {
     /// Checks what came over the wire.
     pub fn check(routes: Routes) -> Result<Self, String> {
         let inbound = routes.inbound.values().map(|inbound| &inbound.socket);
-        if let Some(real) = routes.underlay.values().chain(inbound).find(|real| !real.ip().is_loopback()) {
+        if let Some(real) = routes.underlay.values().chain(inbound).find(|real| !dial::reaches(**real)) {
             return Err(format!("{real} is not on loopback"));
         }
         let router = Router::compile(routes.plan).map_err(|error| error.to_string())?;
@@ -68,10 +70,17 @@ impl Config {
         Some(Way { to: self.real(address)?, peer: peer.map(|peer| peer.name.clone()), sni })
     }
 
-    /// Where a made-up address really is. This mesh reaches nothing beyond loopback.
+    /// Where a made-up address really is. This mesh reaches nothing beyond loopback and its pods' namespaces.
     pub fn real(&self, address: SocketAddr) -> Option<SocketAddr> {
         let real = self.underlay.get(&address).copied();
-        real.or_else(|| address.ip().is_loopback().then_some(address))
+        real.or_else(|| dial::reaches(address).then_some(address))
+    }
+
+    /// What comes to a port of the own pod. One that nobody spoke of is found only where the pod's addresses are real, and
+    /// carried as a whole.
+    pub fn inbound(&self, port: u16) -> Option<Cow<'_, Inbound>> {
+        let unheard_of = || Some(Cow::Owned(Inbound { socket: dial::own(port)?, http: false, service: String::new() }));
+        self.inbound.get(&port).map(Cow::Borrowed).or_else(unheard_of)
     }
 
     /// Whether there is a gateway's port, of which some connections go on as a whole.

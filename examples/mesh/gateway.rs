@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use crate::args::Args;
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::dial::{self, Home};
 use crate::identity::Identity;
 use crate::question::Door;
 use crate::record::Telemetry;
@@ -23,7 +24,7 @@ use crate::{Failure, admin, session};
 /// Runs the gateway in `--namespace`, whose labels are the `--label`s; where it is a pod, `--pod` with its `--port`s.
 pub async fn run(args: &Args) -> Result<(), Failure> {
     let (namespace, labels) = (args.one("namespace")?.to_string(), args.pairs("label")?);
-    let bond = session::parent();
+    let (bond, home) = (session::parent(), dial::settle(args)?);
     let (sender, config) = watch::channel(None);
     let telemetry = Arc::new(Telemetry::of(args)?);
     let (identity, upstreams) = (Identity::new(), Upstreams::new(&labels));
@@ -33,7 +34,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));
     let itself = Arc::clone(&station);
-    let (open, sockets) = open_doors(args, &station).await?;
+    let (open, sockets) = open_doors(args, home, &station).await?;
     let pod = args.all("pod").first().map(|pod| (pod.clone(), sockets));
     let part = Part::Gateway { namespace, labels, pod };
     tokio::spawn(async move {
@@ -47,11 +48,19 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
 type Open = BTreeMap<u16, (u16, JoinHandle<()>)>;
 
 /// The ports that a gateway has because its pod does, whatever Gateways ask for.
-async fn open_doors(args: &Args, station: &Arc<Station>) -> Result<(Open, BTreeMap<u16, SocketAddr>), Failure> {
+async fn open_doors(
+    args: &Args,
+    home: Option<&Home>,
+    station: &Arc<Station>,
+) -> Result<(Open, BTreeMap<u16, SocketAddr>), Failure> {
     let (mut open, mut sockets) = (Open::new(), BTreeMap::new());
     for port in args.all("port") {
-        let (listener, address) = wire::bind(args.port_of(port)).await?;
+        let known = args.port_of(port);
         let port = port.parse()?;
+        let (listener, address) = match home {
+            Some(home) => home.listen(port).await?,
+            None => wire::bind(known).await?,
+        };
         let serving = station::serve(listener, Arc::clone(station), Door::Gateway(port));
         open.insert(port, (address.port(), tokio::spawn(serving)));
         sockets.insert(port, address);

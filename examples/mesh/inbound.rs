@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::answer::{Answer, REASON};
 use crate::config::Config;
+use crate::dial;
 use crate::forward::{deliver, outgoing};
 use crate::message::{self, CLIENT_CERT, Ends, PEER_METADATA};
 use crate::opening::{self, Opening};
@@ -39,12 +40,20 @@ struct Caller {
 
 /// Serves one of the pod's ports for ever.
 pub async fn serve(listener: TcpListener, station: Arc<Station>, port: u16) {
-    message::accept(listener, move |stream, peer| receive(Arc::clone(&station), stream, peer, port)).await;
+    message::accept(listener, move |stream, peer| {
+        let station = Arc::clone(&station);
+        async move {
+            if let Ok(local) = stream.local_addr() {
+                receive(station, stream, peer, local, port).await;
+            }
+        }
+    })
+    .await;
 }
 
-async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: SocketAddr, port: u16) {
-    let config = station.config.borrow().clone();
-    let (Some(config), Ok(local)) = (config, stream.local_addr()) else { return };
+/// Takes a connection to the pod's `port`; `local` is where whoever called found it.
+pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: SocketAddr, local: SocketAddr, port: u16) {
+    let Some(config) = station.config.borrow().clone() else { return };
     let mut caller = Caller { name: None, port, ends: Ends { local, remote } };
     let mode = config.guard.mutual_tls(port);
     let (opening, begun) = opening::hear(&mut stream).await;
@@ -70,7 +79,7 @@ async fn converse<S>(station: Arc<Station>, config: Arc<Config>, caller: Caller,
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Some(inbound) = config.inbound.get(&caller.port) else { return };
+    let Some(inbound) = config.inbound(caller.port) else { return };
     if inbound.http && matches!(opening, Opening::One | Opening::Two) {
         let answer = move |request| answer(Arc::clone(&station), caller.clone(), request);
         return message::talk(stream, opening, answer).await;
@@ -82,7 +91,7 @@ where
     if !ruling.is_allowed() {
         return station.note(&format!("inbound {} \"TCP\" - - {ruling}", caller.port));
     }
-    if let Ok(mut server) = TcpStream::connect(inbound.socket).await {
+    if let Ok(mut server) = dial::home(inbound.socket).await {
         let _ = copy_bidirectional(&mut stream, &mut server).await;
         let _ = server.shutdown().await;
     }
@@ -116,10 +125,10 @@ async fn admit(
     body: Incoming,
     record: &mut Record,
 ) -> Answer {
-    let Some(inbound) = config.inbound.get(&caller.port) else {
+    let Some(inbound) = config.inbound(caller.port) else {
         return Answer::refused(503, "the pod has no such port any more");
     };
-    note(station, config, caller, inbound, &parts.headers, record);
+    note(station, config, caller, &inbound, &parts.headers, record);
     if caller.name.is_none() && config.guard.mutual_tls(caller.port) == MutualTls::Strict {
         // The connection came before the rule did.
         return Answer::refused(403, "mutual TLS is required").closing();

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::args::Args;
 use crate::wire::{self, Part, Services};
-use crate::{Failure, session};
+use crate::{Failure, dial, session};
 
 /// One port of a Service: the pods behind it, and whose turn it is.
 #[derive(Default)]
@@ -48,9 +48,10 @@ struct Open {
 /// Runs it.
 pub async fn run(args: &Args) -> Result<(), Failure> {
     let discovery = session::parent();
+    dial::settle(args)?;
     let (sender, mut wanted) = watch::channel(Services::new());
     let subscription = session::subscribe(Part::KubeProxy, 0, discovery, move |_, services: Services| {
-        match services.values().flatten().find(|socket| !socket.ip().is_loopback()) {
+        match services.values().flatten().find(|socket| !dial::reaches(**socket)) {
             Some(socket) => Err(format!("{socket} is not on loopback")),
             None => {
                 sender.send_replace(services);
@@ -103,7 +104,7 @@ async fn serve(listener: TcpListener, service: Arc<Virtual>) {
 /// Joins a connection to the first pod in turn that takes one.
 async fn carry(mut client: TcpStream, service: Arc<Virtual>) {
     for pod in service.in_turn() {
-        if let Ok(mut server) = TcpStream::connect(pod).await {
+        if let Ok(mut server) = dial::out(pod).await {
             let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
             return;
         }

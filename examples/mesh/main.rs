@@ -3,6 +3,12 @@
 //! `cargo run --example mesh` shows it and stops; `cargo run --example mesh -- serve [DIR]` keeps it running. The same
 //! program is each of the parts (`mesh discovery`, `mesh proxy`, ...), every one a process of its own.
 //!
+//! On loopback pods' addresses are made up, and programs send through the sidecar because they are told to
+//! (`http_proxy`). With `serve --intercept` ([`fabric`], [`intercept`]) they are real: each pod has a network namespace
+//! with its address, all joined by a bridge in one more namespace, and nftables redirects what it sends and gets to its
+//! sidecar, which also answers its questions for names. Every part stays a process outside, beside discovery, and has
+//! sockets inside; the machine's own network is not touched.
+//!
 //! This file is the front door: it knows the commands and nothing of what they do.
 
 mod access_log;
@@ -15,17 +21,24 @@ mod config;
 mod credentials;
 mod dashboard;
 mod demo;
+mod dial;
 mod discovery;
+mod dns;
+mod exec;
 mod explain;
+mod fabric;
 mod forward;
 mod gateway;
 mod graph;
 mod history;
 mod identity;
 mod inbound;
+mod intercept;
 mod kubeproxy;
 mod message;
 mod metrics;
+mod netns;
+mod nginx;
 mod node;
 mod opening;
 mod paper;
@@ -68,7 +81,13 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
     --lifetime SECONDS       how long certificates are good for (14400)
     --root-lifetime SECONDS  after how long the authority replaces its root (never)
     --address ADDRESS:PORT   where the page with the graph is (127.0.0.1:20001)
+    --intercept              on Linux, as root: each pod has a network namespace of its
+                             own, and its sidecar takes what it sends and gets
+    --pods nginx             pods are real nginx processes
+  mesh exec POD [COMMAND]  run a command in a pod's network, or a shell; needs a mesh
+                       that was started with --intercept
   mesh precheck [DIR]  say whether this machine can run it: ports, privileges, tools
+                       (with --intercept or --pods nginx: also what those need)
 
 With cargo: `cargo run --example mesh`, `cargo run --example mesh -- serve [DIR]`.
 
@@ -86,9 +105,14 @@ what to prove themselves with, by a line on their standard input, and end when i
 async fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let command = words.next().unwrap_or_default();
-    let outcome = match Args::parse(words) {
-        Ok(args) => run(&command, args).await,
-        Err(error) => Err(error.into()),
+    let outcome = match command.as_str() {
+        // Their words are another program's.
+        "exec" => exec::run(words.collect()),
+        "within" => nginx::within(&words.collect::<Vec<_>>()),
+        _ => match Args::parse(words) {
+            Ok(args) => run(&command, args).await,
+            Err(error) => Err(error.into()),
+        },
     };
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     let _ = writeln!(std::io::stderr(), "mesh: {error}");

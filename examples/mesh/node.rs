@@ -19,6 +19,7 @@ use crate::Failure;
 use crate::access_log::Encoding;
 use crate::args::Args;
 use crate::client;
+use crate::fabric::Fabric;
 use crate::session::subscribe;
 use crate::spiffe::Name;
 use crate::status::Status;
@@ -52,6 +53,10 @@ pub struct Settings {
     page: Page,
     /// How long certificates and roots are good for, in seconds.
     lifetimes: Vec<String>,
+    /// Whether each pod has a network namespace of its own.
+    intercept: bool,
+    /// Whether pods are real nginx processes.
+    nginx: bool,
 }
 
 /// Where discovery's page is to be.
@@ -74,7 +79,14 @@ impl Settings {
             [one] => Page::Here(one.parse().map_err(|_| format!("`--address {one}` is no ADDRESS:PORT"))?),
             _ => return Err("`--address` is given more than once".into()),
         };
+        let nginx = match args.all("pods") {
+            [] => false,
+            [one] if one == "nginx" => true,
+            _ => return Err("`--pods` may be `nginx`, and nothing else".into()),
+        };
         Ok(Settings {
+            intercept: args.is_on("intercept"),
+            nginx,
             access_log: Encoding::parse(args.all("access-log"))?,
             spans: args.all("spans").first().cloned(),
             page,
@@ -123,6 +135,10 @@ pub struct Node {
     /// Who may be what.
     roster: watch::Sender<Roster>,
     events: mpsc::UnboundedSender<String>,
+    /// The network that pods live in, if they have one.
+    fabric: Option<Arc<Fabric>>,
+    /// Where pods keep their files.
+    pods: PathBuf,
 }
 
 /// A mesh that runs. It ends with this value.
@@ -135,6 +151,8 @@ pub struct Running {
     pub room: Room,
     node: Weak<Node>,
     tasks: JoinSet<()>,
+    /// The network that pods live in, which goes when nobody is left in it.
+    fabric: Option<Arc<Fabric>>,
 }
 
 impl Running {
@@ -144,27 +162,36 @@ impl Running {
         let log = OpenOptions::new().create(true).append(true).open(room.path("access.log"))?;
         let (program, parts) = (std::env::current_exe()?, watch::Sender::default());
         let (discovery, own, roster) = (watch::Sender::new(None), watch::Sender::new(None), watch::Sender::default());
-        let node = Arc::new(Node { program, log, parts, discovery, own, roster, events });
+        let fabric = settings.intercept.then(Fabric::new).transpose()?.map(Arc::new);
+        let outside = fabric.as_ref().map(|fabric| fabric.hub_args()).unwrap_or_default();
+        let (pods, network) = (room.path("pods"), fabric.clone());
+        let node = Arc::new(Node { program, log, parts, discovery, own, roster, events, fabric: network, pods });
         let (parts, itself) = (node.parts.subscribe(), Arc::downgrade(&node));
         let mut tasks = JoinSet::new();
         let state = room.path("applied.yaml").display().to_string();
         let discovery = ["discovery", "--dir", &folder.display().to_string(), "--state", &state].map(String::from);
         let gateway = ["gateway", "--namespace", "istio-system", "--label", "istio=ingressgateway"].map(String::from);
-        let gateway = gateway.into_iter().chain(settings.of_proxies()).collect();
+        let gateway = gateway.into_iter().chain(settings.of_proxies()).chain(outside.clone()).collect();
+        let kubeproxy = [vec!["kubeproxy".to_string()], outside].concat();
         let discovery = discovery.into_iter().chain(settings.of_discovery()).collect();
         let doorman = Name { namespace: "istio-system".into(), account: "istio-ingressgateway-service-account".into() };
         let doorman = Claim { part: "gateway istio-system".into(), name: Some(doorman) };
         let (nobody, balancer) = (nameless("discovery".into()), nameless("kube-proxy".into()));
         tasks.spawn(keep(Arc::clone(&node), "discovery".into(), discovery, nobody));
         tasks.spawn(keep(Arc::clone(&node), "gateway".into(), gateway, doorman));
-        tasks.spawn(keep(Arc::clone(&node), "kubeproxy".into(), vec!["kubeproxy".into()], balancer));
+        tasks.spawn(keep(Arc::clone(&node), "kubeproxy".into(), kubeproxy, balancer));
         let (wanted, list) = watch::channel(Vec::new());
         tasks.spawn(subscribe(Part::Node, 0, node.own.subscribe().into(), move |_, pods: Vec<PodSpec>| {
             wanted.send_replace(pods);
             Ok(())
         }));
         tasks.spawn(tend(node, settings, list));
-        Ok(Running { parts, events: heard, room, node: itself, tasks })
+        Ok(Running { parts, events: heard, room, node: itself, tasks, fabric })
+    }
+
+    /// Whether what pods send and get is intercepted.
+    pub fn intercepts(&self) -> bool {
+        self.fabric.is_some()
     }
 
     /// Waits until a part listens, and says where.
@@ -229,7 +256,11 @@ pub fn loopback(port: u16) -> SocketAddr {
 async fn tend(node: Arc<Node>, settings: Settings, mut list: watch::Receiver<Vec<PodSpec>>) {
     let mut kept: BTreeMap<String, (PodSpec, Watchers)> = BTreeMap::new();
     while list.changed().await.is_ok() {
-        let wanted = list.borrow_and_update().clone();
+        let mut wanted = list.borrow_and_update().clone();
+        if !settings.intercept {
+            // Another address means nothing where none is real.
+            wanted.iter_mut().for_each(|pod| pod.address = None);
+        }
         kept.retain(|name, (pod, _)| {
             let stays = wanted.contains(pod);
             if !stays {
@@ -242,8 +273,17 @@ async fn tend(node: Arc<Node>, settings: Settings, mut list: watch::Receiver<Vec
             if kept.contains_key(&name) {
                 continue;
             }
-            let start =
-                |kind: &str, args, claim| tokio::spawn(keep(Arc::clone(&node), format!("{kind} {name}"), args, claim));
+            let home = match node.house(&pod) {
+                Ok(home) => home,
+                Err(error) => {
+                    node.note(format!("pod {name} cannot have a network of its own: {error}"));
+                    continue;
+                }
+            };
+            let start = |kind: &str, mut args: Vec<String>, claim| {
+                args.extend(home.clone());
+                tokio::spawn(keep(Arc::clone(&node), format!("{kind} {name}"), args, claim))
+            };
             let named = |part: &str| {
                 let own = Name { namespace: pod.namespace.clone(), account: pod.account.clone() };
                 Claim { part: format!("{part} {name}"), name: Some(own) }
@@ -252,7 +292,7 @@ async fn tend(node: Arc<Node>, settings: Settings, mut list: watch::Receiver<Vec
             if pod.gateway {
                 watchers.push(start("gateway", proxy_args("gateway", &pod, &settings), named("gateway")));
             } else {
-                watchers.push(start("pod", pod_args(&pod), nameless(format!("pod {name}"))));
+                watchers.push(start("pod", node.pod_args(&pod, &settings), nameless(format!("pod {name}"))));
             }
             if pod.sidecar {
                 watchers.push(start("proxy", proxy_args("proxy", &pod, &settings), named("sidecar")));
@@ -274,13 +314,6 @@ impl Drop for Watchers {
     fn drop(&mut self) {
         self.0.iter().for_each(JoinHandle::abort);
     }
-}
-
-fn pod_args(pod: &PodSpec) -> Vec<String> {
-    let mut args =
-        ["pod", "--namespace", &pod.namespace, "--name", &pod.name, "--greet", &pod.greet].map(String::from).to_vec();
-    args.extend(pod.ports.iter().flat_map(|port| ["--port".to_string(), port.to_string()]));
-    args
 }
 
 fn proxy_args(command: &str, pod: &PodSpec, settings: &Settings) -> Vec<String> {
@@ -340,6 +373,23 @@ async fn live(node: &Node, name: &str, args: &[String], claim: &Claim) -> std::i
 }
 
 impl Node {
+    /// Makes a pod's network, where pods have one; what its parts are told of it.
+    fn house(&self, pod: &PodSpec) -> Result<Vec<String>, String> {
+        self.fabric.as_ref().map_or(Ok(Vec::new()), |fabric| fabric.add(pod))
+    }
+
+    fn pod_args(&self, pod: &PodSpec, settings: &Settings) -> Vec<String> {
+        let mut args = ["pod", "--namespace", &pod.namespace, "--name", &pod.name, "--greet", &pod.greet]
+            .map(String::from)
+            .to_vec();
+        args.extend(pod.ports.iter().flat_map(|port| ["--port".to_string(), port.to_string()]));
+        if settings.nginx {
+            let folder = self.pods.join(format!("{}.{}", pod.namespace, pod.name));
+            args.extend(["--server", "nginx", "--folder", &folder.display().to_string()].map(String::from));
+        }
+        args
+    }
+
     /// A token of which discovery knows whose it is. One that was handed out for the same part before is worth nothing more.
     fn token(&self, claim: &Claim) -> String {
         let token = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
@@ -390,6 +440,7 @@ impl Node {
 
     fn forget(&self, pod: &str) {
         self.note(format!("pod {pod} is gone"));
+        self.fabric.iter().for_each(|fabric| fabric.remove(pod));
         let gone = [format!("pod {pod}"), format!("sidecar {pod}"), format!("gateway {pod}")];
         self.roster.send_modify(|roster| roster.retain(|_, known| !gone.contains(&known.part)));
         self.parts.send_modify(|parts| {

@@ -19,11 +19,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::IgnoredAny;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 
 use crate::args::Args;
+use crate::dial::{self, Home};
 use crate::message;
 use crate::wire::{self, Part};
-use crate::{Failure, session};
+use crate::{Failure, nginx, session};
 
 const PAGE: &str = "<!DOCTYPE html>
 <html>
@@ -50,22 +52,51 @@ Commercial support is available at
 </html>
 ";
 
-/// Runs the pod `--namespace`, `--name` on every `--port`; `--greet` is whom its page welcomes to.
+/// Runs the pod `--namespace`, `--name` on every `--port`; `--greet` is whom its page welcomes to. With `--server nginx` a
+/// real nginx answers.
 pub async fn run(args: &Args) -> Result<(), Failure> {
     let (namespace, name) = (args.one("namespace")?.to_string(), args.one("name")?.to_string());
     let page = PAGE.replace("Welcome to nginx!", &format!("Welcome to {}!", args.one("greet")?));
-    let own = Arc::new(Own { name: name.clone(), page, asked: AtomicU64::new(0) });
-    let discovery = session::parent();
-    let mut sockets: BTreeMap<u16, SocketAddr> = BTreeMap::new();
-    for port in args.all("port") {
-        let (listener, address) = wire::bind(args.port_of(port)).await?;
-        sockets.insert(port.parse()?, address);
+    let (discovery, home) = (session::parent(), dial::settle(args)?);
+    let doors = open_doors(args, home).await?;
+    let sockets: BTreeMap<u16, SocketAddr> = doors.iter().map(|(port, (_, address))| (*port, *address)).collect();
+    let real = home.is_none().then_some(&sockets).into_iter().flatten();
+    let real = real.map(|(port, address)| (port.to_string(), address.port())).collect();
+    let part = Part::Pod { namespace, name: name.clone(), sockets: sockets.clone() };
+    let subscription = session::subscribe(part, 0, discovery, |_, _: IgnoredAny| Ok(()));
+    if let [_server] = args.all("server") {
+        let listen: Vec<SocketAddr> = sockets.values().copied().collect();
+        drop(doors);
+        let mut nginx = nginx::start(args, &page, &listen).await?;
+        session::report(real)?;
+        return tokio::select! {
+            () = subscription => Ok(()),
+            ended = nginx.wait() => Err(format!("nginx has ended ({})", ended?).into()),
+        };
+    }
+    let own = Arc::new(Own { name, page, asked: AtomicU64::new(0) });
+    for (listener, _) in doors.into_values() {
         let own = Arc::clone(&own);
         tokio::spawn(message::serve(listener, move |request| answer(request, Arc::clone(&own))));
     }
-    session::report(sockets.iter().map(|(port, address)| (port.to_string(), address.port())).collect())?;
-    session::subscribe(Part::Pod { namespace, name, sockets }, 0, discovery, |_, _: IgnoredAny| Ok(())).await;
+    session::report(real)?;
+    subscription.await;
     Ok(())
+}
+
+/// A listener for each port, and where others find it.
+async fn open_doors(args: &Args, home: Option<&Home>) -> Result<BTreeMap<u16, (TcpListener, SocketAddr)>, Failure> {
+    let mut doors = BTreeMap::new();
+    for port in args.all("port") {
+        let known = args.port_of(port);
+        let port = port.parse()?;
+        let door = match home {
+            Some(home) => home.listen(port).await?,
+            None => wire::bind(known).await?,
+        };
+        doors.insert(port, door);
+    }
+    Ok(doors)
 }
 
 /// What a pod knows of itself.

@@ -4,14 +4,16 @@
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use meshroute::{Reader, Reading, Resources, Severity, kubernetes};
 
 use crate::Failure;
 use crate::args::Args;
+use crate::fabric::Fabric;
 use crate::node::{DASHBOARD, Room};
 use crate::serve::scenario;
+use crate::wire::PodSpec;
 
 /// Files that one part keeps open when nobody uses it, roughly, and those that traffic may add.
 const FILES: u64 = 64;
@@ -38,11 +40,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ("folder", reading),
         ("loopback", loopback_ports(pods)),
         ("page", page_port(args)),
-        ("privileges", privileges()),
+        ("privileges", privileges(args)),
         ("processes", processes()),
         ("files", open_files()),
         ("memory", memory(pods)),
         ("temporary files", room()),
+        ("interception", interception(args)),
+        ("nginx", nginx(args)),
         ("curl", tool("curl", "to try requests with")),
         ("prometheus", tool("prometheus", "to collect metrics; `examples/mesh/prometheus.yml` is its configuration")),
     ];
@@ -104,14 +108,46 @@ fn page_port(args: &Args) -> Found {
     }
 }
 
-/// Nothing here needs any: no redirection of packets, no port below 1024.
-fn privileges() -> Found {
-    match status_field("Uid:") {
-        Some(ids) if ids.split_whitespace().nth(1) == Some("0") => {
-            Lacking("none are needed, and this is root: an ordinary user will do".into())
-        }
-        Some(_) => Good("none are needed, and none are had".into()),
-        None => Good("none are needed".into()),
+/// Without interception nothing here needs any: no redirection of packets, no port below 1024.
+fn privileges(args: &Args) -> Found {
+    match (is_root(), args.is_on("intercept")) {
+        (Some(true), true) => Good("this is root".into()),
+        (_, true) => Bad("`--intercept` makes network namespaces: it needs root".into()),
+        (Some(true), false) => Lacking("none are needed, and this is root: an ordinary user will do".into()),
+        (Some(false), false) => Good("none are needed, and none are had".into()),
+        (None, false) => Good("none are needed".into()),
+    }
+}
+
+fn is_root() -> Option<bool> {
+    status_field("Uid:").map(|ids| ids.split_whitespace().nth(1) == Some("0"))
+}
+
+/// Whether pods can have networks of their own. Where that is asked for, one is made and taken away again.
+fn interception(args: &Args) -> Found {
+    let is_asked = args.is_on("intercept");
+    let missing: Vec<_> = ["ip", "nft"].into_iter().filter(|name| path_of(name).is_none()).collect();
+    if !missing.is_empty() {
+        let words = format!("`{}` is not there (iproute2, nftables)", missing.join("`, `"));
+        return if is_asked { Bad(words) } else { Lacking(format!("{words}; `serve --intercept` needs it")) };
+    }
+    if !is_asked {
+        return Good("its tools are there; `precheck --intercept` tries it".into());
+    }
+    let address = Some(Ipv4Addr::new(10, 244, 0, 1).into());
+    let pod =
+        PodSpec { namespace: "precheck".into(), name: "pod".into(), address, sidecar: true, ..PodSpec::default() };
+    match Fabric::new().and_then(|fabric| fabric.add(&pod)) {
+        Ok(_) => Good("a pod's network was made and taken away".into()),
+        Err(error) => Bad(error),
+    }
+}
+
+fn nginx(args: &Args) -> Found {
+    let is_asked = !args.all("pods").is_empty();
+    match tool("nginx", "`serve --pods nginx` needs it") {
+        Lacking(words) if is_asked => Bad(words),
+        found => found,
     }
 }
 
@@ -157,10 +193,13 @@ fn room() -> Found {
     }
 }
 
-fn tool(name: &str, purpose: &str) -> Found {
+fn path_of(name: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths).map(|path| path.join(name)).find(|path| path.is_file());
-    match found {
+    std::env::split_paths(&paths).map(|path| path.join(name)).find(|path| path.is_file())
+}
+
+fn tool(name: &str, purpose: &str) -> Found {
+    match path_of(name) {
         Some(path) => Good(path.display().to_string()),
         None => Lacking(format!("not there; {purpose}")),
     }

@@ -1,7 +1,8 @@
 //! The sidecar of a pod: takes the pod's outgoing requests as an `http_proxy`, and whatever comes to its ports.
 //!
 //! Knows who it is and keeps the last snapshot that was good, also while discovery is away. What is done with a
-//! request that goes out stands in [`station`](crate::station), with what comes in, in [`inbound`].
+//! request that goes out stands in [`station`](crate::station), with what comes in, in [`inbound`]. Where it is told a network
+//! namespace, it also takes what the pod sends without knowing of it ([`intercept`]).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use crate::record::Telemetry;
 use crate::station::{self, Station};
 use crate::upstream::Upstreams;
 use crate::wire::{self, Part, Routes};
-use crate::{Failure, admin, inbound, session};
+use crate::{Failure, admin, dial, inbound, intercept, session};
 
 /// Runs the sidecar of `--pod` in `--namespace`, whose labels are the `--label`s.
 pub async fn run(args: &Args) -> Result<(), Failure> {
@@ -34,7 +35,13 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));
     let mut listening = BTreeMap::from([("http_proxy".to_string(), address.port()), ("admin".into(), admin.port())]);
-    let inbound = open_doors(args, &station, &mut listening).await?;
+    let inbound = match dial::settle(args)? {
+        Some(home) => {
+            intercept::open(home, &station).await?;
+            ports(args)?.into_iter().map(|port| (port, SocketAddr::from((home.address, port)))).collect()
+        }
+        None => open_doors(args, &station, &mut listening).await?,
+    };
     session::report(listening)?;
     // Nobody is sent here before it can say who it is.
     identity.establish(bond.clone()).await;
@@ -50,13 +57,17 @@ async fn open_doors(
     listening: &mut BTreeMap<String, u16>,
 ) -> Result<BTreeMap<u16, SocketAddr>, Failure> {
     let mut doors = BTreeMap::new();
-    for port in args.all("port") {
+    for port in ports(args)? {
         let name = format!("inbound {port}");
         let (listener, address) = wire::bind(args.port_of(&name)).await?;
-        let port = port.parse()?;
         tokio::spawn(inbound::serve(listener, Arc::clone(station), port));
         listening.insert(name, address.port());
         doors.insert(port, address);
     }
     Ok(doors)
+}
+
+/// The pod's ports.
+fn ports(args: &Args) -> Result<Vec<u16>, Failure> {
+    Ok(args.all("port").iter().map(|port| port.parse()).collect::<Result<_, _>>()?)
 }

@@ -13,6 +13,9 @@ use crate::args::Args;
 use crate::node::{Parts, Room, Running, Settings, loopback};
 use crate::status::Status;
 
+/// How a program is started in a pod's network.
+const EXEC: &str = "cargo run -q --example mesh -- exec";
+
 /// The owner's scenario.
 pub fn scenario() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/mesh/config/nginx-canary")
@@ -87,7 +90,7 @@ fn reach(name: &str, parts: &Parts) -> Vec<String> {
 fn listing(status: &Status, parts: &Parts, folder: &Path, mesh: &Running, address: Option<SocketAddr>) -> String {
     let mut text = format!("A mesh on {}\n", folder.display());
     let _ = writeln!(text, "{} parts run, each a process of its own. Ctrl-C stops them all.\n", parts.len());
-    if let Some(command) = first_command(status, parts) {
+    if let Some(command) = first_command(status, parts, mesh.intercepts()) {
         let _ = writeln!(text, "  {command}\n");
     }
     let all = |kind: &str| {
@@ -105,7 +108,17 @@ fn listing(status: &Status, parts: &Parts, folder: &Path, mesh: &Running, addres
         &all("gateway"),
     );
     section(&mut text, "Services as the cluster balances them, without any rule", &all("kubeproxy"));
-    section(&mut text, "Pods", &all("pod"));
+    if mesh.intercepts() {
+        let pods = parts.keys().filter_map(|name| name.strip_prefix("pod "));
+        let enter: Vec<_> = pods.map(|pod| format!("{pod:<58} {EXEC} {pod}")).collect();
+        section(
+            &mut text,
+            "Pods, each in a network of its own (a shell there, or with a command behind it: that)",
+            &enter,
+        );
+    } else {
+        section(&mut text, "Pods", &all("pod"));
+    }
     let page = parts.get("discovery").and_then(|part| part.ports.get("status"));
     let page = page.map(|port| {
         [
@@ -135,7 +148,7 @@ fn section(text: &mut String, title: &str, lines: &[String]) {
 }
 
 /// The owner's command through the sidecar of the master, or of whatever pod there is.
-fn first_command(status: &Status, parts: &Parts) -> Option<String> {
+fn first_command(status: &Status, parts: &Parts, intercepted: bool) -> Option<String> {
     let mut proxies = parts.iter().filter(|(name, _)| name.starts_with("proxy "));
     let master = proxies.clone().find(|(name, _)| name.contains("master")).or_else(|| proxies.next())?;
     let port = master.1.ports.get("http_proxy")?;
@@ -143,7 +156,12 @@ fn first_command(status: &Status, parts: &Parts) -> Option<String> {
     let (namespace, service) = service.split_once('/')?;
     let short =
         if namespace == "default" { service.to_string() } else { service.replacen(':', &format!(".{namespace}:"), 1) };
-    Some(format!("http_proxy=127.0.0.1:{port} curl -s {short} -H \"canary_id: 1\""))
+    let command = format!("curl -s {short} -H \"canary_id: 1\"");
+    if intercepted {
+        let pod = master.0.split_once('/')?.1;
+        return Some(format!("{EXEC} {pod} {command}"));
+    }
+    Some(format!("http_proxy=127.0.0.1:{port} {command}"))
 }
 
 /// Prints a line. Where nobody reads it, nothing is lost.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Response;
+use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use meshroute::balance::Ask;
@@ -16,7 +17,7 @@ use meshroute::{Connection, Outcome, Request, Roll};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 
 use crate::config::Config;
-use crate::message;
+use crate::message::{self, Ends};
 use crate::opening::{self, Opening};
 use crate::pool::Body;
 use crate::question::{Door, ip};
@@ -45,10 +46,23 @@ pub fn splice(client: Option<OnUpgrade>, response: &mut Response<Body>) {
 /// Carries what comes through a tunnel to a host and port.
 pub async fn dig(station: Arc<Station>, upgrade: OnUpgrade, host: String, port: u16, peer: SocketAddr) {
     let Ok(upgraded) = upgrade.await else { return };
+    carry_on(station, TokioIo::new(upgraded), &host, port, (peer, None)).await;
+}
+
+/// Carries a connection that is meant for a host and port, and of which nothing is known yet but who it is from, and how
+/// it came if that is worth noting.
+pub async fn carry_on<S>(
+    station: Arc<Station>,
+    mut stream: S,
+    host: &str,
+    port: u16,
+    (peer, ends): (SocketAddr, Option<Ends>),
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let config = station.config.borrow().clone();
     let Some(config) = config else { return };
-    let address = ip(&host).or_else(|| config.router.lookup(&host).first().copied());
-    let mut stream = TokioIo::new(upgraded);
+    let address = ip(host).or_else(|| config.router.lookup(host).first().copied());
     let (opening, begun) = opening::hear(&mut stream).await;
     let hello = opening.hello();
     let mut connection = Connection::new(port).address(address);
@@ -57,7 +71,11 @@ pub async fn dig(station: Arc<Station>, upgrade: OnUpgrade, host: String, port: 
     if matches!(opening, Opening::One | Opening::Two) && is_http(&config, &connection) {
         let door = Door::Tunnel(port, address);
         let stream = opening::rewound(begun, stream);
-        return message::talk(stream, opening, move |request| Arc::clone(&station).answer(door, peer, request)).await;
+        let answer = move |mut request: hyper::Request<Incoming>| {
+            ends.map(|ends| request.extensions_mut().insert(ends));
+            Arc::clone(&station).answer(door, peer, request)
+        };
+        return message::talk(stream, opening, answer).await;
     }
     carry(&station, &config, &connection, &what, begun, stream).await;
 }

@@ -160,7 +160,8 @@ pub struct Routes {
     pub roots: Vec<Vec<u8>>,
     /// What a gateway shows.
     pub credentials: Vec<Credential>,
-    /// Where a pod's address really is: `10.244.3.7:80` to `127.0.0.1:41234`. Pods' addresses are made up here.
+    /// Where a pod's address really is: `10.244.3.7:80` to `127.0.0.1:41234`. Pods' addresses are made up, unless pods
+    /// have network namespaces: then each is where it says.
     pub underlay: BTreeMap<SocketAddr, SocketAddr>,
     /// File and line of each rule, by `<resource>, <field>`.
     pub places: BTreeMap<String, String>,
@@ -211,7 +212,7 @@ pub struct Credential {
 pub type Services = BTreeMap<String, Vec<SocketAddr>>;
 
 /// What a node gets for each pod that it is to run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PodSpec {
     /// Its namespace.
     pub namespace: String,
@@ -219,6 +220,8 @@ pub struct PodSpec {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its address, which is real only where pods have network namespaces.
+    pub address: Option<IpAddr>,
     /// The ports that it listens on.
     pub ports: Vec<u16>,
     /// Whom its page welcomes to: its own name, or `nginx`.

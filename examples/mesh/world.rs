@@ -360,6 +360,7 @@ impl World {
             namespace: pod.metadata.namespace.clone(),
             name: pod.metadata.name.clone(),
             labels: pod.metadata.labels.clone(),
+            address: kubernetes::pod_ip(pod).and_then(|ip| ip.parse().ok()),
             ports: self.ports_of(pod),
             account: account_of(pod).to_string(),
             sidecar: self.is_injected(pod),
@@ -394,7 +395,7 @@ impl World {
         services
     }
 
-    /// Where each running pod's made-up address really is: at its sidecar's door, if it has one.
+    /// Where each running pod's address really is: at its sidecar's door, if it has one. In a namespace it is just there.
     fn underlay(&self) -> BTreeMap<SocketAddr, SocketAddr> {
         let mut underlay = BTreeMap::new();
         for (pod, sockets) in self.doors(|part| matches!(part, Part::Pod { .. })) {
@@ -403,7 +404,7 @@ impl World {
         for (pod, sockets) in self.doors(|part| matches!(part, Part::Sidecar { .. } | Part::Gateway { .. })) {
             underlay.extend(sockets.iter().filter_map(|(port, real)| Some((socket(pod, *port)?, *real))));
         }
-        underlay.retain(|_, real| real.ip().is_loopback());
+        underlay.retain(|address, real| real.ip().is_loopback() || real == address);
         underlay
     }
 
@@ -504,7 +505,8 @@ impl World {
             let http = !led.iter().any(|(_, way)| is_opaque(way));
             (*port, Inbound { socket: *real, http, service: service.unwrap_or_default() })
         };
-        sockets.iter().filter(|(_, real)| real.ip().is_loopback()).map(inbound).collect()
+        let own = |(port, real): &(&u16, &SocketAddr)| real.ip().is_loopback() || socket(pod, **port) == Some(**real);
+        sockets.iter().filter(own).map(inbound).collect()
     }
 
     /// Who a subscriber is.
