@@ -1,0 +1,164 @@
+//! The small mesh with real networks: each pod has a namespace, an nginx and its own address, and programs in there know
+//! nothing of a proxy. Needs root, nftables, nginx and ping; `.ci/run` has them.
+#![cfg(target_os = "linux")]
+
+#[path = "support/served.rs"]
+mod served;
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use served::{Folder, Served, after, all_gone, get, program, signal};
+
+/// One mesh at a time: what one has left behind, the start of another takes away.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start(folder: &Folder) -> Served {
+    Served::start_with(folder, &["--intercept", "--pods", "nginx"])
+}
+
+/// Runs a command in a pod's network.
+fn exec(pod: &str, command: &[&str]) -> Output {
+    let mut exec = Command::new(program());
+    for variable in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        exec.env_remove(variable);
+    }
+    exec.args(["exec", pod]).args(command).output().unwrap()
+}
+
+/// What a command in a pod's network prints.
+fn said(pod: &str, command: &[&str]) -> String {
+    let output = exec(pod, command);
+    String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+}
+
+/// The owner's command in the master's network, and who is welcomed to.
+fn welcome(header: &str) -> Option<String> {
+    let command = format!("curl -s nginx:5000 {header} | grep 'Welcome to'");
+    let page = said("nginx-deployment-master", &["sh", "-c", &command]);
+    let pod = page.split_once("<h1>Welcome to ")?.1.split_once("!</h1>")?.0;
+    pod.rsplitn(3, '-').nth(2).map(str::to_string)
+}
+
+fn address_of(pod: &str) -> String {
+    let shown = said(pod, &["ip", "-4", "-o", "address", "show", "dev", "eth0"]);
+    after(&shown, "inet ").trim_end_matches("/32").to_string()
+}
+
+/// What a mesh has made outside its own folder.
+fn made_by(pid: u32) -> Vec<String> {
+    let own = format!("meshroute-{pid}-");
+    let entries = ["/run/netns", "/etc/netns"].into_iter().filter_map(|folder| std::fs::read_dir(folder).ok());
+    let paths = entries.flatten().map(|entry| entry.unwrap().path().display().to_string());
+    paths.filter(|path| path.contains(&own)).collect()
+}
+
+/// Interfaces and tables of rules in the machine's own network.
+fn outside() -> String {
+    let shown = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output().unwrap();
+        assert!(output.status.success(), "{program}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let links = shown("ip", &["-o", "link"]);
+    let links = links.lines().filter_map(|line| line.split(": ").nth(1)).collect::<Vec<_>>().join("\n");
+    links + &shown("nft", &["list", "tables"])
+}
+
+/// The processes whose command line names something.
+fn processes(naming: &Path) -> Vec<u64> {
+    let naming = naming.display().to_string();
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let names = |pid: &u64| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&naming)
+    };
+    pids.filter(names).collect()
+}
+
+const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: \
+    istio-system}\nspec: {mtls: {mode: STRICT}}\n";
+
+#[test]
+#[ignore = "needs root, nftables and nginx; .ci/run runs it"]
+fn the_owners_command_works_without_any_variable() {
+    let (_alone, before) = (alone(), outside());
+    let folder = Folder::new("intercept");
+    let mut served = start(&folder);
+    assert!(served.printed.contains("curl -s nginx:5000 -H \"canary_id: 1\""), "{}", served.printed);
+
+    let first: Vec<_> = (0..20).map(|_| welcome("-H \"canary_id: 1\"")).collect();
+    assert!(first.contains(&Some("nginx-deployment-canary-1".into())), "{first:?}");
+    // The other half goes to canary 11, which has no pods.
+    assert!(first.contains(&None), "{first:?}");
+    assert_eq!(first.iter().flatten().filter(|pod| *pod != "nginx-deployment-canary-1").count(), 0, "{first:?}");
+    assert_eq!(welcome("-H \"canary_id: 2\"").as_deref(), Some("nginx-deployment-canary-2"));
+    assert_eq!(welcome("-H \"canary_id: 3\"").as_deref(), Some("nginx-deployment"));
+    assert_eq!(welcome("").as_deref(), Some("nginx-deployment"));
+    let head = said("nginx-deployment-master", &["curl", "-sI", "nginx:5000"]);
+    assert!(head.contains("server: nginx/") && head.contains("x-meshroute-reason: rule 3 of VirtualService"), "{head}");
+
+    // Names, by UDP and by TCP; what nobody in the mesh has is not there.
+    for options in ["RES_OPTIONS=", "RES_OPTIONS=use-vc"] {
+        let found = said("nginx-deployment-master", &["env", options, "getent", "ahostsv4", "nginx.default"]);
+        assert!(found.starts_with("10.96."), "{options}: {found}");
+        assert!(!exec("nginx-deployment-master", &["env", options, "getent", "hosts", "nobody"]).status.success());
+    }
+
+    // A pod by its address: its sidecar takes the call, a ping it does not.
+    let online = address_of("nginx-deployment");
+    let page = said("nginx-deployment-master", &["curl", "-s", &online]);
+    assert!(page.contains("Welcome to nginx-deployment-"), "{page}");
+    let ping = exec("nginx-deployment-master", &["ping", "-c", "2", "-i", "0.2", "-W", "2", &online]);
+    assert!(ping.status.success(), "{ping:?}");
+
+    // Callers outside the mesh reach the pods too, until only those are let in who say who they are.
+    let service = served.place("default/nginx:5000");
+    assert_eq!(get(&service, "/", "").status(), "200");
+    folder.write("strict.yaml", STRICT);
+    served.until("mutual TLS is required", |status| {
+        status["settled"] == true && served::try_get(&service, "/", "").is_none()
+    });
+    assert_eq!(welcome("-H \"canary_id: 2\"").as_deref(), Some("nginx-deployment-canary-2"));
+    let refused = said("nginx-deployment-master", &["curl", "-s", "-m", "5", &online]);
+    assert!(refused.contains("connection termination"), "{refused}");
+
+    let room = served.log.parent().unwrap().to_path_buf();
+    let (children, nginx) = (served.children(), processes(&room.join("pods")));
+    assert_eq!((outside(), made_by(served.parent.id()).len()), (before.clone(), 9), "four pods and the hub");
+    assert!(signal("-TERM", u64::from(served.parent.id())));
+    assert!(served.wait().success());
+    all_gone(&[children, nginx].concat());
+    assert_eq!((outside(), made_by(served.parent.id())), (before, Vec::new()));
+    assert!(!room.exists());
+}
+
+#[test]
+#[ignore = "needs root, nftables and nginx; .ci/run runs it"]
+fn what_is_left_when_all_are_killed_the_next_start_takes_away() {
+    let _alone = alone();
+    let folder = Folder::new("killed-intercept");
+    let mut first = start(&folder);
+    let (pid, room) = (first.parent.id(), first.log.parent().unwrap().to_path_buf());
+    let parts = [first.children(), processes(&room.join("pods"))].concat();
+    assert!(signal("-9", u64::from(pid)));
+    // Some end by themselves before it is their turn.
+    for part in &parts {
+        signal("-9", *part);
+    }
+    assert!(!first.wait().success());
+    all_gone(&parts);
+    assert!(!made_by(pid).is_empty() && room.exists());
+
+    let mut second = start(&folder);
+    assert_eq!(made_by(pid), Vec::<String>::new());
+    assert!(!room.exists());
+    assert_eq!(welcome("-H \"canary_id: 2\"").as_deref(), Some("nginx-deployment-canary-2"));
+    assert!(signal("-TERM", u64::from(second.parent.id())));
+    assert!(second.wait().success());
+    assert_eq!(made_by(second.parent.id()), Vec::<String>::new());
+}
