@@ -80,6 +80,10 @@ fn processes(naming: &Path) -> Vec<u64> {
     pids.filter(names).collect()
 }
 
+/// A pod that stays outside of the mesh.
+const BARE: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: bare\n  labels: {sidecar.istio.io/inject: 'false'}\nspec: \
+    {containers: [{name: nginx, ports: [{containerPort: 80}]}]}\n";
+
 const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: \
     istio-system}\nspec: {mtls: {mode: STRICT}}\n";
 
@@ -119,6 +123,16 @@ fn the_owners_command_works_without_any_variable() {
     // Callers outside the mesh reach the pods too, until only those are let in who say who they are.
     let service = served.place("default/nginx:5000");
     assert_eq!(get(&service, "/", "").status(), "200");
+    let pods = made_by(served.parent.id()).len();
+    folder.write("bare.yaml", BARE);
+    served
+        .until("the pod outside runs", |status| status["settled"] == true && made_by(served.parent.id()).len() > pods);
+    let page = said("bare", &["curl", "-s", "nginx:5000", "-H", "canary_id: 2"]);
+    assert!(page.contains("Welcome to nginx-deployment-") && !page.contains("503"), "{page}");
+    let page = said("nginx-deployment-master", &["curl", "-s", &address_of("bare")]);
+    assert!(page.contains("Welcome to nginx!"), "{page}");
+    std::fs::remove_file(folder.0.join("bare.yaml")).unwrap();
+    served.until("it is gone", |status| status["settled"] == true && made_by(served.parent.id()).len() == pods);
     folder.write("strict.yaml", STRICT);
     served.until("mutual TLS is required", |status| {
         status["settled"] == true && served::try_get(&service, "/", "").is_none()

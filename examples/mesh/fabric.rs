@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,8 +31,10 @@ const PREFIX: &str = "meshroute";
 const FILES: &str = "/etc/netns";
 /// The address of the hub, which is no pod's.
 const HUB: &str = "169.254.1.1";
-/// Where Kubernetes usually has names told. Whatever stands here, the sidecar answers.
-const NAME_SERVER: &str = "10.96.0.10";
+/// Where Services have their addresses: the hub answers for all of them.
+const SERVICES: &str = "10.96.0.0/16";
+/// Where Kubernetes usually has names told. A pod's sidecar, where it has one, answers in its place.
+pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 /// The network of one run.
 pub struct Fabric {
@@ -54,6 +57,7 @@ impl Fabric {
             &format!("address add {HUB}/32 dev br0"),
             "link set br0 up",
             "route add default dev br0",
+            &format!("route add local {SERVICES} dev lo"),
         ];
         ip(&["-n", &hub], &bridge.join("\n"))?;
         Ok(fabric)

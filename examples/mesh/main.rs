@@ -49,6 +49,7 @@ mod precheck;
 mod proxy;
 mod question;
 mod record;
+mod resolver;
 mod retry;
 mod scene;
 mod serve;

@@ -208,8 +208,17 @@ pub struct Credential {
     pub authorities: Option<PathBuf>,
 }
 
-/// What the kube-proxy gets: the ready pods' sockets for each `namespace/service:port`.
-pub type Services = BTreeMap<String, Vec<SocketAddr>>;
+/// What the kube-proxy gets for each `namespace/service:port`.
+pub type Services = BTreeMap<String, Balanced>;
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Balanced {
+    /// Its address, which is real only where pods have network namespaces; `None`: it has none.
+    pub address: Option<SocketAddr>,
+    /// The sockets of the ready pods behind it.
+    pub pods: Vec<SocketAddr>,
+}
 
 /// What a node gets for each pod that it is to run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::spiffe::Name;
-use crate::wire::{Credential, Inbound, Part, Peer, PodSpec, Routes, Services};
+use crate::wire::{Balanced, Credential, Inbound, Part, Peer, PodSpec, Routes, Services};
 use crate::workload::Workload;
 
 /// How long pods that do not run yet are waited for after the start, before anybody gets a snapshot without them.
@@ -388,8 +388,10 @@ impl World {
             for port in &service.spec.ports {
                 let pods = self.pods().filter(|(pod, ready)| *ready && selects(service, pod)).map(|(pod, _)| pod);
                 let sockets = pods.filter_map(|pod| underlay.get(&socket(pod, target(port, pod)?)?).copied());
-                let metadata = &service.metadata;
-                services.insert(format!("{}/{}:{}", metadata.namespace, metadata.name, port.port), sockets.collect());
+                let (metadata, ip) = (&service.metadata, service.spec.cluster_ip.parse().ok());
+                let address = ip.map(|ip| SocketAddr::new(ip, port.port));
+                let balanced = Balanced { address, pods: sockets.collect() };
+                services.insert(format!("{}/{}:{}", metadata.namespace, metadata.name, port.port), balanced);
             }
         }
         services
