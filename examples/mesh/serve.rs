@@ -173,10 +173,13 @@ fn say(line: &str) {
 /// Returns when somebody asks to stop.
 #[cfg(unix)]
 pub async fn stop_asked() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    use tokio::signal::unix::{SignalKind, signal};
+    // The last: its terminal was closed.
+    let (mut terminate, mut hang_up) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
     tokio::select! {
         asked = tokio::signal::ctrl_c() => asked,
         _ = terminate.recv() => Ok(()),
+        _ = hang_up.recv() => Ok(()),
     }
 }
 
