@@ -6,12 +6,16 @@ use super::text::Wanted;
 use super::{Entry, FEW, Look, Part, RouteTable, Target, Test, Values};
 use crate::request::Question;
 
-/// How much may be found and not used up at a time. Whoever finds more asks every later route in turn.
-const FOUND: usize = 16;
+/// How much may be found and not used up at a time, beside the earliest. Whoever finds more asks every later route in turn.
+const FOUND: usize = 15;
 
 /// What was found and is not used up.
 #[derive(Default)]
-struct Found(SmallVec<[Cursor; FOUND]>);
+struct Found {
+    /// That with the smallest id: mostly all there is.
+    earliest: Option<Cursor>,
+    others: SmallVec<[Cursor; FOUND]>,
+}
 
 /// A list of routes or of parts, as far as it is not used up.
 #[derive(Clone, Copy, Debug)]
@@ -22,16 +26,51 @@ struct Cursor {
 }
 
 impl Found {
-    /// Which list has the smallest id, and that.
-    fn earliest(&self) -> Option<(usize, Cursor)> {
-        let (first, others) = self.0.split_first()?;
-        let mut best = (0, first);
-        for (at, cursor) in (1..).zip(others) {
-            if cursor.next < best.1.next {
-                best = (at, cursor);
-            }
+    /// Adds a list, unless it is there already: two equal lines of one header find the same. `None`: there is no room for it.
+    #[inline]
+    fn push(&mut self, cursor: Cursor) -> Option<()> {
+        match self.earliest {
+            None => self.earliest = Some(cursor),
+            Some(earliest) => self.push_beside(earliest, cursor)?,
         }
-        Some((best.0, *best.1))
+        Some(())
+    }
+
+    fn push_beside(&mut self, earliest: Cursor, cursor: Cursor) -> Option<()> {
+        // Each route is filed once, so no two lists begin with the same one.
+        if [earliest].iter().chain(&self.others).any(|known| known.next == cursor.next) {
+            return Some(());
+        }
+        if self.others.len() == FOUND {
+            return None;
+        }
+        if cursor.next < earliest.next {
+            self.earliest = Some(cursor);
+            self.others.push(earliest);
+        } else {
+            self.others.push(cursor);
+        }
+        Some(())
+    }
+
+    /// Puts what is left of the earliest list in its place.
+    #[inline]
+    fn replace(&mut self, left: Option<Cursor>) {
+        self.earliest = left;
+        if !self.others.is_empty() {
+            self.choose();
+        }
+    }
+
+    /// Makes the earliest of all the earliest.
+    fn choose(&mut self) {
+        let nexts = self.others.iter().map(|cursor| cursor.next).enumerate();
+        let Some((at, next)) = nexts.min_by_key(|&(_, next)| next) else { return };
+        self.earliest = match self.earliest {
+            Some(earliest) if earliest.next < next => Some(earliest),
+            Some(later) => Some(std::mem::replace(&mut self.others[at], later)),
+            None => Some(self.others.swap_remove(at)),
+        };
     }
 }
 
@@ -45,32 +84,30 @@ impl RouteTable {
         };
         let mut found = Found::default();
         loop {
-            let earliest = found.earliest();
-            let (at, Cursor { next: id, target }) = match (parts.split_first(), earliest) {
-                (Some((part, others)), _) if earliest.is_none_or(|(_, cursor)| part.first < cursor.next) => {
-                    parts = others;
-                    if self.open(part, question, &mut found).is_none() {
-                        return self.scan(part.first, holds);
-                    }
-                    continue;
+            while let Some((part, later)) = parts.split_first()
+                && found.earliest.is_none_or(|earliest| part.first < earliest.next)
+            {
+                parts = later;
+                if self.open(part, question, &mut found).is_none() {
+                    return self.scan(part.first, holds);
                 }
-                (_, earliest) => earliest?,
-            };
+            }
+            let Cursor { next: id, target } = found.earliest?;
             match target {
                 Target::One(Entry { test, .. }) => {
                     if holds(test) {
                         return Some(id);
                     }
-                    found.0.swap_remove(at);
+                    found.replace(None);
                 }
                 Target::Many(start, end) => {
                     if holds(self.entries[start as usize].test) {
                         return Some(id);
                     }
-                    self.replace(&mut found, at, Target::Many(start + 1, end));
+                    found.replace(self.cursor(Target::Many(start + 1, end)));
                 }
                 Target::Parts(start, end) => {
-                    self.replace(&mut found, at, Target::Parts(start + 1, end));
+                    found.replace(self.cursor(Target::Parts(start + 1, end)));
                     if self.open(&self.parts[start as usize], question, &mut found).is_none() {
                         return self.scan(id, holds);
                     }
@@ -87,14 +124,6 @@ impl RouteTable {
         later.into_iter().find(|(_, test)| holds(**test)).map(|(id, _)| id)
     }
 
-    /// Puts what is left of a list in its place, or takes it out.
-    fn replace(&self, found: &mut Found, at: usize, target: Target) {
-        match self.cursor(target) {
-            Some(cursor) => found.0[at] = cursor,
-            None => drop(found.0.swap_remove(at)),
-        }
-    }
-
     fn cursor(&self, target: Target) -> Option<Cursor> {
         let next = match target {
             Target::One(entry) => entry.id,
@@ -105,25 +134,19 @@ impl RouteTable {
         Some(Cursor { next, target })
     }
 
-    /// Adds what a key leads to, unless it is there already since `mark`: two equal lines of one header find the same.
-    /// `None`: there is no room for it.
-    fn push(&self, found: &mut Found, target: Target, mark: usize) -> Option<()> {
-        let Some(cursor) = self.cursor(target) else { return Some(()) };
-        // Each route is filed once, so no two lists begin with the same one.
-        if found.0[mark..].iter().any(|known| known.next == cursor.next) {
-            return Some(());
+    /// Adds what a key leads to. `None`: there is no room for it.
+    #[inline]
+    fn push(&self, found: &mut Found, target: Target) -> Option<()> {
+        match self.cursor(target) {
+            Some(cursor) => found.push(cursor),
+            None => Some(()),
         }
-        if found.0.len() == FOUND {
-            return None;
-        }
-        found.0.push(cursor);
-        Some(())
     }
 
     /// Looks up what a request has for a part. `None`: there is no room for what was found.
     fn open(&self, part: &Part, question: &Question<'_>, found: &mut Found) -> Option<()> {
         match part.look {
-            Look::Always => self.push(found, part.present, found.0.len()),
+            Look::Always => self.push(found, part.present),
             Look::ExactPath => self.find(part, question.path_only(), found),
             Look::Prefix { len, last } => {
                 let Some(start) = question.path_only().get(..len as usize) else { return Some(()) };
@@ -141,7 +164,7 @@ impl RouteTable {
             }
             Look::Query(name) => {
                 let Some(value) = question.query(name.of(&*self.names).as_bytes()) else { return Some(()) };
-                self.push(found, part.present, found.0.len())?;
+                self.push(found, part.present)?;
                 self.find(part, if cfg!(meshroute_fault = "query") { value.trim_ascii() } else { value }, found)
             }
             Look::Authority => self.find(part, question.request.authority.as_bytes(), found),
@@ -159,11 +182,11 @@ impl RouteTable {
         any: impl FnOnce(&mut dyn FnMut(&[u8]) -> bool) -> bool,
         found: &mut Found,
     ) -> Option<()> {
-        let (mark, mut fits) = (found.0.len(), Some(()));
+        let mut fits = Some(());
         any(&mut |line| {
-            fits = self.push(found, part.present, mark);
+            fits = self.push(found, part.present);
             if let (Some(()), Some(target)) = (fits, self.value(part.values, line)) {
-                fits = self.push(found, target, mark);
+                fits = self.push(found, target);
             }
             // Planted: looks at the first line only.
             fits.is_none() || cfg!(meshroute_fault = "header")
@@ -173,7 +196,7 @@ impl RouteTable {
 
     fn find(&self, part: &Part, text: &[u8], found: &mut Found) -> Option<()> {
         match self.value(part.values, text) {
-            Some(target) => self.push(found, target, found.0.len()),
+            Some(target) => self.push(found, target),
             None => Some(()),
         }
     }
