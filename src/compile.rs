@@ -43,7 +43,13 @@ impl Router {
         let (bound, open) = places(&plan.listeners);
         let mut known = Known::default();
         let doors = plan.listeners.iter().map(|listener| door(listener, &mut known)).collect();
-        Ok(Router { bound: bound.into(), open: open.into(), doors, able: Able::of(&plan.clusters), plan })
+        Ok(Router {
+            bound: bound.into(),
+            open: open.into_iter().collect(),
+            doors,
+            able: Able::of(&plan.clusters),
+            plan,
+        })
     }
 }
 
@@ -91,7 +97,7 @@ impl Router {
             by_port.entry(port).or_default().push(change);
         }
         for (port, changes) in by_port {
-            let at = *self.open.get(&port)?;
+            let at = self.open_at(port)?;
             let contested = contested.get(&port);
             let contested = |domain: &str| contested.is_some_and(|contested| contested.contains(domain));
             self.change_table(at, &port.to_string(), |table, http| place(table, http, changes, contested, made))?;
@@ -108,16 +114,15 @@ impl Router {
     ) -> Option<()> {
         let at = at as usize;
         let mut listener = Listener::clone(self.plan.listeners.get(at)?);
-        let mut tables = self.doors.get(at)?.tables.clone();
+        let mut door = Door::clone(self.doors.get(at)?);
         let Target::Http(http) = &mut listener.chains.first_mut()?.target else { return None };
         if *http.name != *name {
             return None;
         }
-        let table = tables.first_mut()?.as_mut()?;
-        change(Arc::make_mut(table), Arc::make_mut(http))?;
-        let listener = Arc::new(listener);
-        Arc::make_mut(&mut self.plan).listeners.set(at, listener.clone());
-        self.doors.set(at, Door { listener, tables });
+        change(Arc::make_mut(door.first_table()?), Arc::make_mut(http))?;
+        door.listener = Arc::new(listener);
+        Arc::make_mut(&mut self.plan).listeners.set(at, door.listener.clone());
+        self.doors.set(at, door);
         Some(())
     }
 }
@@ -260,7 +265,7 @@ fn remove(table: &mut Table, http: &mut HttpTable, at: usize) -> Option<()> {
 }
 
 type Bound = FastMap<(u16, IpAddr), u32>;
-type Open = FastMap<u16, u32>;
+type Open = BTreeMap<u16, u32>;
 
 /// Where each listener is found; the first one for a place has it.
 fn places(listeners: &List<Listener>) -> (Bound, Open) {
@@ -278,7 +283,7 @@ fn places(listeners: &List<Listener>) -> (Bound, Open) {
 
 fn door(listener: &Arc<Listener>, known: &mut Known) -> Door {
     let tables = listener.chains.iter().map(|chain| index(chain, known).map(Arc::new)).collect();
-    Door { listener: listener.clone(), tables }
+    Door::new(listener.clone(), tables)
 }
 
 fn index(chain: &Chain, known: &mut Known) -> Option<Table> {

@@ -213,16 +213,17 @@ impl<'a> Decision<'a> {
         decision
     }
 
-    /// The outcome for a request that `route` took, which sends everything to `cluster` and does nothing else.
+    /// The outcome for a request that `route` took, which does nothing else than to send it to `cluster`, that of its
+    /// destination `at`.
     pub(crate) fn plain(
-        cluster: &'a Cluster,
+        (cluster, at): (&'a Cluster, u32),
         host: &'a VirtualHost,
         route: &'a Route,
         request: &Request<'a>,
         written: Option<PathView<'a>>,
     ) -> Self {
-        let outcome = Outcome::Forward(Forwarded { cluster, way: Way::Route(route), at: 0 });
-        Decision { outcome, picked: Some(0), ..Decision::claimed(host, Some(route), request, written) }
+        let outcome = Outcome::Forward(Forwarded { cluster, way: Way::Route(route), at });
+        Decision { outcome, picked: Some(at), ..Decision::claimed(host, Some(route), request, written) }
     }
 
     /// What is known of a request before its route acts.

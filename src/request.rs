@@ -225,6 +225,9 @@ impl<'q> Question<'q> {
 
     /// Whether some line of a header satisfies `test`. Pseudo headers (`:authority`, ...) have one line each.
     pub(crate) fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        if is_plain_header(name) {
+            return self.request.headers.any(name, test);
+        }
         match name {
             ":method" => test(self.request.method.as_bytes()),
             ":authority" | "host" => test(self.request.authority.as_bytes()),
@@ -312,8 +315,14 @@ fn known_scheme(text: &[u8]) -> Option<&'static str> {
 }
 
 /// Whether the lines of a header are matched one by one, as they came.
+#[inline]
 pub(crate) fn is_plain_header(name: &str) -> bool {
-    !name.starts_with(':') && name != "host" && !has_one_value(name)
+    match name.as_bytes() {
+        // Of what people name their own headers, most is told by its beginning.
+        [b'x', b'-', third, ..] if !matches!(third, b'c' | b'e' | b'f' | b'r') => true,
+        [b':', ..] => false,
+        _ => name != "host" && !has_one_value(name),
+    }
 }
 
 /// Whether Envoy keeps one value for a header, so that several lines of it are joined with commas, empty ones left
@@ -359,4 +368,18 @@ pub fn has_one_value(name: &str) -> bool {
             | "x-forwarded-proto"
             | "x-request-id"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_one_value_is_not_plain() {
+        for name in ["x-client-trace-id", "x-envoy-original-path", "x-forwarded-for", "x-request-id", "origin"] {
+            assert!(has_one_value(name) && !is_plain_header(name), "{name}");
+        }
+        assert!([":path", ":unknown", "host"].iter().all(|name| !is_plain_header(name)));
+        assert!(["x-user", "x-", "x", "", "canary_id", "x-env"].iter().all(|name| is_plain_header(name)));
+    }
 }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::decision::{Decision, Outcome, refused_path, unclaimed, unmatched};
-use crate::name::host_of;
 use crate::path::as_written;
-use crate::plan::{Chain, Cluster, HttpTable, List, Listener, Plan, Route, Target, VirtualHost};
+use crate::plan::{
+    Action, Chain, Cluster, Destination, Forward, HttpTable, List, Listener, Plan, Route, Target, VirtualHost,
+};
 use crate::request::{Connection, Question, Request, Room};
-use crate::roll::Roll;
+use crate::roll::{Purpose, Roll};
 use crate::table::{FastMap, HostIndex, RouteTable, Test};
 
 /// Answers where a request goes, by one client's plan.
@@ -23,8 +24,8 @@ pub struct Router {
     pub(crate) plan: Arc<Plan>,
     /// By port and address.
     pub(crate) bound: Arc<FastMap<(u16, IpAddr), u32>>,
-    /// By port, for any address.
-    pub(crate) open: Arc<FastMap<u16, u32>>,
+    /// By port, for any address; in the order of ports.
+    pub(crate) open: Arc<[(u16, u32)]>,
     /// One for each listener, in the same place.
     pub(crate) doors: List<Door>,
     /// Which clusters take traffic.
@@ -36,7 +37,28 @@ pub struct Router {
 pub(crate) struct Door {
     pub(crate) listener: Arc<Listener>,
     /// For each chain, in the same place, its index, if it carries HTTP.
-    pub(crate) tables: SmallVec<[Option<Arc<Table>>; 1]>,
+    tables: SmallVec<[Option<Arc<Table>>; 1]>,
+    /// Whether there is one chain, and no connection that it does not fit.
+    alone: bool,
+}
+
+impl Door {
+    pub(crate) fn new(listener: Arc<Listener>, tables: SmallVec<[Option<Arc<Table>>; 1]>) -> Self {
+        let alone = matches!(listener.chains.as_slice(), [only] if only.takes_all());
+        Door { listener, tables, alone }
+    }
+
+    /// The chain that takes a request, with the index of its table.
+    #[inline]
+    fn chain(&self, connection: &Connection<'_>) -> Option<(&Chain, Option<&Table>)> {
+        let at = if self.alone { 0 } else { position(&self.listener, self.listener.chain(connection, true)?) };
+        Some((&self.listener.chains[at], self.tables[at].as_deref()))
+    }
+
+    /// The index of its first chain.
+    pub(crate) fn first_table(&mut self) -> Option<&mut Arc<Table>> {
+        self.tables.first_mut()?.as_mut()
+    }
 }
 
 /// The index of one [`HttpTable`]. Shared with the router before where nothing changed.
@@ -55,18 +77,40 @@ pub(crate) struct Site {
     routes: Arc<[Route]>,
     /// Shared with those that ask the same, as most virtual hosts of a mesh do.
     pub(crate) index: Arc<RouteTable>,
-    /// For each route the cluster that it forwards to if that is all that it does; else [`Site::MORE`].
+    /// For each route the cluster that it forwards to if that is all that it does, or [`Site::SPLIT`]; else [`Site::MORE`].
     plain: SmallVec<[u32; 4]>,
 }
 
 impl Site {
     /// The route does more than to forward.
     const MORE: u32 = u32::MAX;
+    /// The route forwards to one of several clusters, and does no more.
+    const SPLIT: u32 = u32::MAX - 1;
 
     pub(crate) fn new(host: Arc<VirtualHost>, index: Arc<RouteTable>) -> Self {
-        let plain = |route: &Route| route.only_forwards_to().filter(|_| !host.require_tls).unwrap_or(Site::MORE);
+        let plain = |route: &Route| match route.only_forwards_to() {
+            Some([only]) if !host.require_tls => only.cluster,
+            Some(_) if !host.require_tls => Site::SPLIT,
+            _ => Site::MORE,
+        };
         let plain = host.routes.iter().map(plain).collect();
         Site { routes: host.routes.clone(), index, plain, host }
+    }
+
+    /// The destination and its cluster, if all that a route does is to forward.
+    #[inline]
+    fn plain(&self, id: u32, roll: &Roll) -> Option<(u32, u32)> {
+        match self.plain[id as usize] {
+            Site::SPLIT => {
+                let Action::Forward(Forward { destinations, .. }) = &self.routes[id as usize].action else {
+                    return None;
+                };
+                let at = Destination::pick(destinations, || roll.draw(Purpose::Route))?;
+                Some((at, destinations[at as usize].cluster))
+            }
+            Site::MORE => None,
+            cluster => Some((0, cluster)),
+        }
     }
 }
 
@@ -118,13 +162,12 @@ impl Router {
     pub fn decide<'a>(&'a self, request: &Request<'a>, roll: &Roll) -> Decision<'a> {
         let connection = Connection { port: request.port, address: request.address, tls: request.tls };
         let Some(at) = self.listener(&connection) else { return unmatched(&self.plan) };
-        let Door { listener, tables } = &*self.doors[at];
-        let Some(chain) = listener.chain(&connection, true) else { return unmatched(&self.plan) };
+        let Some((chain, index)) = self.doors[at].chain(&connection) else { return unmatched(&self.plan) };
         match &chain.target {
             Target::Tcp { destinations, origin } => {
                 Decision::of_connection(&self.plan, destinations, origin.as_ref(), roll)
             }
-            Target::Http(table) => self.route(table, tables[position(listener, chain)].as_deref(), request, roll),
+            Target::Http(table) => self.route(table, index, request, roll),
         }
     }
 
@@ -156,7 +199,14 @@ impl Router {
 
     fn listener(&self, connection: &Connection<'_>) -> Option<usize> {
         let bound = connection.address.and_then(|address| self.bound.get(&(connection.port, address)));
-        bound.or_else(|| self.open.get(&connection.port)).map(|&at| at as usize)
+        bound.copied().or_else(|| self.open_at(connection.port)).map(|at| at as usize)
+    }
+
+    /// The listener on a port of any address.
+    #[inline]
+    pub(crate) fn open_at(&self, port: u16) -> Option<u32> {
+        let at = self.open.partition_point(|&(known, _)| known < port);
+        self.open.get(at).filter(|(known, _)| *known == port).map(|&(_, at)| at)
     }
 
     fn route<'a>(
@@ -171,8 +221,7 @@ impl Router {
             Ok(question) => question,
             Err(error) => return refused_path(&error),
         };
-        let name = host_of(request.authority).as_bytes();
-        let found = index.and_then(|index| Some((index, index.hosts.find(name)? as usize)));
+        let found = index.and_then(|index| Some((index, index.hosts.find(request.authority)? as usize)));
         let Some((index, at)) = found else { return unclaimed(table, request, written) };
         let site = &*index.sites[at];
         let holds =
@@ -180,11 +229,12 @@ impl Router {
         let Some(id) = site.index.first(&question, holds) else {
             return Decision::of(&self.plan, &site.host, None, request, written, &question, roll);
         };
-        let (route, plain) = (&site.routes[id as usize], site.plain[id as usize]);
-        if self.able.has(plain)
-            && let Some(cluster) = self.plan.clusters.get(plain as usize)
+        let route = &site.routes[id as usize];
+        if let Some((at, cluster)) = site.plain(id, roll)
+            && self.able.has(cluster)
+            && let Some(cluster) = self.plan.clusters.get(cluster as usize)
         {
-            return Decision::plain(cluster, &site.host, route, request, written);
+            return Decision::plain((cluster, at), &site.host, route, request, written);
         }
         Decision::of(&self.plan, &site.host, Some(route), request, written, &question, roll)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Condition, Cors, Fault, HeaderEdits, List};
+use super::{Action, Condition, Cors, Destination, Fault, HeaderEdits, List};
 use crate::diagnostic::ResourceRef;
 use crate::name::HostPattern;
 
@@ -97,12 +97,13 @@ impl Route {
         }
     }
 
-    /// The cluster that it sends every request to, with nothing to be worked out but whether that takes traffic.
-    pub(crate) fn only_forwards_to(&self) -> Option<u32> {
+    /// The destinations that it sends every request to, with nothing to be worked out but which and whether that takes
+    /// traffic.
+    pub(crate) fn only_forwards_to(&self) -> Option<&[Destination]> {
         let Action::Forward(forward) = &self.action else { return None };
-        let [only] = forward.destinations.as_slice() else { return None };
-        let more = self.fault.is_some() || self.cors.is_some() || self.request.is_made() || only.request.is_made();
-        (!more).then_some(only.cluster)
+        let edits = |destination: &Destination| destination.request.is_made();
+        let more = self.fault.is_some() || self.cors.is_some() || self.request.is_made();
+        (!more && !forward.destinations.iter().any(edits)).then_some(&*forward.destinations)
     }
 }
 

@@ -25,13 +25,17 @@ pub(super) fn fold(state: u64, word: u64) -> u64 {
     (wide as u64) ^ ((wide >> 64) as u64)
 }
 
-/// The hash of a text, eight bytes at a time.
+/// The hash of a text, eight bytes at a time. Some of the last eight are read twice, for which nothing has to be shifted.
 #[inline]
 pub(super) fn hash(seed: u64, text: &[u8]) -> u64 {
-    let (words, _) = text.as_chunks::<8>();
-    let state = words.iter().fold(START ^ seed, |state, word| fold(state, u64::from_le_bytes(*word)));
-    // The tail leaves the uppermost byte to the length.
-    fold(state.rotate_left(17), tail(text) ^ (text.len() as u64) << 56)
+    let mut state = START ^ seed ^ (text.len() as u64) << 56;
+    let Some(last) = text.last_chunk::<8>() else { return fold(state, tail(text)) };
+    let mut rest = text;
+    while let Some((word, left @ [_, ..])) = rest.split_first_chunk::<8>() {
+        state = fold(state, u64::from_le_bytes(*word)).rotate_left(17);
+        rest = left;
+    }
+    fold(state, u64::from_le_bytes(*last))
 }
 
 /// The bytes behind the last whole word, as a number.

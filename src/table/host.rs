@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::hash::hash;
-use crate::name::HostPattern;
+use crate::name::{HostPattern, before_port, host_of};
 
 /// Virtual hosts by domain: exact, then the longest wildcard, then `*`. Copies share all but the domains that were given away
 /// since it was built.
@@ -18,6 +18,8 @@ pub(crate) struct HostIndex {
     /// The lengths of the suffixes that occur, longest first.
     lengths: Arc<[usize]>,
     any: Option<u32>,
+    /// Whether some domain has a colon, as no host has that an authority names.
+    colons: bool,
     /// Exact domains that somebody else has now, and suffixes; [`NOBODY`] for none.
     exact_since: Names<Vec<Slot>, Vec<u8>>,
     suffixes_since: Names<Vec<Slot>, Vec<u8>>,
@@ -39,12 +41,13 @@ impl HostIndex {
         // Names of many owners meet here: none of them shall be able to choose names that collide.
         let seed = rand::random();
         let (mut exact, mut suffixes) = (Names::default(), Names::default());
-        let (mut lengths, mut any) = (Vec::new(), None);
+        let (mut lengths, mut any, mut colons) = (Vec::new(), None, false);
         for (domain, id) in domains {
             let suffix = domain.suffix().as_bytes();
             if suffix.iter().any(u8::is_ascii_uppercase) {
                 continue;
             }
+            colons |= suffix.contains(&b':');
             if !domain.is_wildcard() {
                 exact.claim(seed, suffix, id);
             } else if suffix.is_empty() {
@@ -59,12 +62,13 @@ impl HostIndex {
         }
         let (exact, suffixes) = (exact.freeze(), suffixes.freeze());
         let (exact_since, suffixes_since) = (Names::default(), Names::default());
-        HostIndex { seed, exact, suffixes, lengths: lengths.into(), any, exact_since, suffixes_since }
+        HostIndex { seed, exact, suffixes, lengths: lengths.into(), any, colons, exact_since, suffixes_since }
     }
 
     /// Gives a domain to another virtual host, or to none.
     pub(crate) fn give(&mut self, domain: &HostPattern, id: Option<u32>) {
         let suffix = domain.suffix().as_bytes();
+        self.colons |= suffix.contains(&b':');
         if !domain.is_wildcard() {
             self.exact_since.set(self.seed, suffix, id.unwrap_or(NOBODY));
         } else if suffix.is_empty() {
@@ -94,6 +98,7 @@ impl HostIndex {
         self.exact_since.len + self.suffixes_since.len > 64 + self.exact.len / 16
     }
 
+    #[inline]
     fn named(&self, host: &[u8]) -> Option<u32> {
         let hash = hash(self.seed, host);
         let given = self.exact_since.find(hash, host);
@@ -106,10 +111,19 @@ impl HostIndex {
         given.or_else(|| self.suffixes.find(hash, suffix)).filter(|&id| id != NOBODY)
     }
 
-    /// The virtual host that claims a name (without port). Allocates for one of more than 64 bytes with capitals in it.
-    pub(crate) fn find(&self, host: &[u8]) -> Option<u32> {
-        // All names here are in lower case, so that one which is found as it was sent needs no look at its letters.
-        self.named(host).or_else(|| self.find_otherwise(host))
+    /// The virtual host that claims an authority, whose port does not count. Allocates for a host of more than 64 bytes with
+    /// capitals in it.
+    pub(crate) fn find(&self, authority: &str) -> Option<u32> {
+        // All names here are in lower case, so that one which is found as it was sent needs no look at its letters; nor at
+        // its colons, where no name has any.
+        let host = match before_port(authority) {
+            Some(host) => host,
+            None => match self.named(authority.as_bytes()) {
+                found @ Some(_) if !self.colons => return found,
+                _ => host_of(authority),
+            },
+        };
+        self.named(host.as_bytes()).or_else(|| self.find_otherwise(host.as_bytes()))
     }
 
     fn find_otherwise(&self, host: &[u8]) -> Option<u32> {
@@ -149,20 +163,25 @@ struct Slot {
 }
 
 impl<Slots: Deref<Target = [Slot]>, Text: Deref<Target = [u8]>> Names<Slots, Text> {
+    #[inline]
     fn find(&self, hash: u64, name: &[u8]) -> Option<u32> {
-        self.place(hash, name).map(|at| self.slots[at].id)
+        self.slot(hash, name).map(|(_, slot)| slot.id)
     }
 
-    fn place(&self, hash: u64, name: &[u8]) -> Option<usize> {
-        let mask = self.slots.len().checked_sub(1)?;
+    /// A name's slot, and where that stands.
+    #[inline]
+    fn slot(&self, hash: u64, name: &[u8]) -> Option<(usize, Slot)> {
+        let (slots, text) = (&*self.slots, &*self.text);
+        let mask = slots.len().checked_sub(1)?;
         let mut at = hash as usize & mask;
         loop {
-            let slot = self.slots[at];
+            let slot = slots[at];
             if slot.len == 0 {
                 return None;
             }
-            if slot.tag == (hash >> 32) as u32 && slot.text(&self.text) == name {
-                return Some(at);
+            let is_like = (slot.tag, slot.len as usize) == ((hash >> 32) as u32, name.len());
+            if is_like && slot.text(text) == name {
+                return Some((at, slot));
             }
             // INVARIANT: at least half of the slots are free, so the walk ends.
             at = (at + 1) & mask;
@@ -181,7 +200,7 @@ impl Names<Vec<Slot>, Vec<u8>> {
     /// Takes a name, whoever has it.
     fn set(&mut self, seed: u64, name: &[u8], id: u32) {
         let hash = hash(seed, name);
-        if let Some(at) = self.place(hash, name) {
+        if let Some((at, _)) = self.slot(hash, name) {
             self.slots[at].id = id;
             return;
         }
@@ -221,7 +240,7 @@ impl Names<Vec<Slot>, Vec<u8>> {
 
 impl Slot {
     fn text<'t>(&self, text: &'t [u8]) -> &'t [u8] {
-        &text[self.start as usize..(self.start + self.len) as usize]
+        &text[self.start as usize..][..self.len as usize]
     }
 }
 
@@ -246,20 +265,30 @@ mod tests {
         after.give(&domain("b"), None);
         after.give(&domain("new"), Some(8));
         after.give(&domain("new"), Some(9));
-        let found = |index: &HostIndex| ["a", "A", "b", "x.c", "new"].map(|host| index.find(host.as_bytes()));
+        let found = |index: &HostIndex| ["a", "A", "b", "x.c", "new"].map(|host| index.find(host));
         assert_eq!(found(&before), [Some(0), Some(0), Some(1), Some(2), Some(3)]);
         assert_eq!(found(&after), [Some(7), Some(7), Some(3), Some(2), Some(9)]);
         assert_eq!((after.owner(&domain("b")), before.owner(&domain("b"))), (None, Some(1)));
     }
 
     #[test]
+    fn a_port_does_not_count() {
+        let index = index(&["reviews.prod", "a", "::1", "b:80", "[::1]"]);
+        let found = |authority: &str| index.find(authority);
+        assert_eq!(["reviews.prod", "reviews.prod:80", "a", "a:9080"].map(found), [Some(0), Some(0), Some(1), Some(1)]);
+        // What stands behind the last colon is the port.
+        assert_eq!(["::1", "::1:80", "b:80", "b:80:1"].map(found), [None, Some(2), None, Some(3)]);
+        assert_eq!(["[::1]", "[::1]:80"].map(found), [Some(4), Some(4)]);
+    }
+
+    #[test]
     fn wildcards_are_given_away_too() {
         let mut index = index(&["*.c", "*.b.c", "*"]);
         index.give(&domain("*.b.c"), None);
-        assert_eq!(index.find(b"a.b.c"), Some(0));
+        assert_eq!(index.find("a.b.c"), Some(0));
         index.give(&domain("*.a.b.c"), Some(5));
         index.give(&domain("*"), None);
-        assert_eq!((index.find(b"x.a.b.c"), index.find(b"nobody")), (Some(5), None));
+        assert_eq!((index.find("x.a.b.c"), index.find("nobody")), (Some(5), None));
         assert_eq!((index.owner(&domain("*.a.b.c")), index.owner(&domain("*"))), (Some(5), None));
     }
 
