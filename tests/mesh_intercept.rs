@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde_json::Value;
 use served::{Folder, Served, after, all_gone, get, program, signal};
 
 /// One mesh at a time: what one has left behind, the start of another takes away.
@@ -91,6 +92,9 @@ const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication
 #[ignore = "needs root, nftables and nginx; .ci/run runs it"]
 fn the_owners_command_works_without_any_variable() {
     let (_alone, before) = (alone(), outside());
+    let precheck = Command::new(program()).args(["precheck", "--intercept", "--pods", "nginx"]).output().unwrap();
+    let looks = String::from_utf8(precheck.stdout).unwrap();
+    assert!(precheck.status.success() && looks.contains("ok  interception "), "{looks}");
     let folder = Folder::new("intercept");
     let mut served = start(&folder);
     assert!(served.printed.contains("curl -s nginx:5000 -H \"canary_id: 1\""), "{}", served.printed);
@@ -119,6 +123,17 @@ fn the_owners_command_works_without_any_variable() {
     assert!(page.contains("Welcome to nginx-deployment-"), "{page}");
     let ping = exec("nginx-deployment-master", &["ping", "-c", "2", "-i", "0.2", "-W", "2", &online]);
     assert!(ping.status.success(), "{ping:?}");
+
+    // A sidecar that is killed comes back to the same doors.
+    let status = served.status();
+    let mut parts = status["subscribers"].as_array().unwrap().iter();
+    let master = |one: &&Value| one["part"].as_str().unwrap().starts_with("sidecar default/nginx-deployment-master");
+    let killed = parts.find(master).unwrap()["pid"].as_u64().unwrap();
+    assert!(signal("-9", killed));
+    let others =
+        |status: &Value| status["settled"] == true && !status.to_string().contains(&format!("\"pid\":{killed},"));
+    served.until("the sidecar runs again", others);
+    assert_eq!(welcome("-H \"canary_id: 2\"").as_deref(), Some("nginx-deployment-canary-2"));
 
     // Callers outside the mesh reach the pods too, until only those are let in who say who they are.
     let service = served.place("default/nginx:5000");

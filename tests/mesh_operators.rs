@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use served::{Folder, PATIENCE, Served, exchange, get};
 
+/// On loopback with the example's own pods, and with real nginx in networks of their own.
+const WORLDS: [&[&str]; 2] = [&[], &["--intercept", "--pods", "nginx"]];
+
 /// The labels without which Kiali passes over a series.
 const LABELS: [&str; 23] = [
     "reporter",
@@ -451,10 +454,14 @@ fn query(prometheus: &str, text: &str) -> Option<Value> {
 }
 
 #[test]
-#[ignore = "needs a real Prometheus; .ci/run runs it"]
+#[ignore = "needs a real Prometheus, root, nftables and nginx; .ci/run runs it"]
 fn a_real_prometheus_reads_every_part() {
+    WORLDS.iter().for_each(|world| every_part_is_read(world));
+}
+
+fn every_part_is_read(world: &[&str]) {
     let folder = Folder::new("prometheus");
-    let served = Served::start(&folder);
+    let served = Served::start_with(&folder, world);
     let (_guest, prometheus) = prometheus(&served);
     let unhealthy = (0..20).filter(|_| served.ask(Some("1")).status() == "503").count();
     for _ in 0..12 {
@@ -516,10 +523,14 @@ fn browse(served: &Served, fragment: &str, picture: &str) -> (String, Vec<u8>) {
 }
 
 #[test]
-#[ignore = "needs a real Chromium; .ci/run runs it"]
+#[ignore = "needs a real Chromium, root, nftables and nginx; .ci/run runs it"]
 fn a_real_browser_shows_the_mesh() {
+    WORLDS.iter().for_each(|world| the_mesh_is_shown(world));
+}
+
+fn the_mesh_is_shown(world: &[&str]) {
     let folder = Folder::new("chromium");
-    let served = Served::start(&folder);
+    let served = Served::start_with(&folder, world);
     for _ in 0..30 {
         served.ask(Some("1"));
         served.ask(Some("2"));

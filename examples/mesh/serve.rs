@@ -97,11 +97,12 @@ fn listing(status: &Status, parts: &Parts, folder: &Path, mesh: &Running, addres
         let of_kind = |name: &&String| name.split(' ').next() == Some(kind);
         parts.keys().filter(of_kind).flat_map(|name| reach(name, parts)).collect::<Vec<_>>()
     };
-    section(
-        &mut text,
-        "Sidecars, one for each pod (before any curl: http_proxy=... curl -s SERVICE:PORT)",
-        &all("proxy"),
-    );
+    let sidecars = if mesh.intercepts() {
+        "Sidecars, one for each pod (programs in a pod's network need not know of it)"
+    } else {
+        "Sidecars, one for each pod (before any curl: http_proxy=... curl -s SERVICE:PORT)"
+    };
+    section(&mut text, sidecars, &all("proxy"));
     section(
         &mut text,
         "Gateway, for callers from outside (needs a Gateway and a VirtualService for it)",

@@ -63,6 +63,8 @@ pub struct Served {
     pub page: String,
     /// The access log.
     pub log: PathBuf,
+    /// Whether it has made networks, which it alone takes away.
+    networks: bool,
 }
 
 impl Served {
@@ -90,6 +92,7 @@ impl Served {
             proxy: String::new(),
             page: String::new(),
             log: PathBuf::new(),
+            networks: more.contains(&"--intercept"),
         };
         let listing = served.listing();
         served.proxy = after(&listing, "http_proxy=");
@@ -172,6 +175,10 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
+        if self.networks && matches!(self.parent.try_wait(), Ok(None)) {
+            signal("-TERM", u64::from(self.parent.id()));
+            while self.lines.recv_timeout(PATIENCE).is_ok() {}
+        }
         let _ = self.parent.kill();
         let _ = self.parent.wait();
         // One that is killed cannot tidy up.
