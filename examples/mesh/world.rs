@@ -45,6 +45,8 @@ pub struct World {
     /// The same with what a cluster adds.
     cluster: Resources,
     pods: Vec<Pod>,
+    /// Which of the spare addresses a pod has, by namespace and name.
+    spares: BTreeMap<(String, String), u16>,
     /// Who is at the addresses to which the mesh encrypts.
     peers: BTreeMap<SocketAddr, Peer>,
     /// Whose certificates are trusted.
@@ -97,6 +99,7 @@ impl World {
             resources,
             cluster: Resources::new(),
             pods: Vec::new(),
+            spares: BTreeMap::new(),
             peers: BTreeMap::new(),
             roots,
             started: Instant::now(),
@@ -186,9 +189,11 @@ impl World {
         let mut cluster = self.resources.clone();
         kubernetes::assign_addresses(&mut cluster);
         self.pods = kubernetes::pods(&self.resources);
+        self.hand_out_spares();
         let running = self.running();
-        for (at, pod) in (1u16..).zip(&mut self.pods) {
-            let ip = kubernetes::pod_ip(pod).map_or_else(|| spare_address(at), str::to_string);
+        for pod in &mut self.pods {
+            let spare = || spare_address(self.spares.get(&key(pod)).copied().unwrap_or_default());
+            let ip = kubernetes::pod_ip(pod).map_or_else(spare, str::to_string);
             let mut status = kubernetes::ready_status(&ip);
             if !running.contains(&key(pod)) {
                 status.conditions = vec![PodCondition { r#type: "Ready".into(), status: "False".into() }];
@@ -198,6 +203,21 @@ impl World {
         }
         self.cluster = cluster;
         self.peers = self.peers();
+    }
+
+    /// A number for each pod that was written down without an address. It keeps it, whoever comes and goes.
+    fn hand_out_spares(&mut self) {
+        let wanting = self.pods.iter().filter(|pod| kubernetes::pod_ip(pod).is_none());
+        let wanting: BTreeSet<_> = wanting.map(key).collect();
+        self.spares.retain(|pod, _| wanting.contains(pod));
+        let mut taken: BTreeSet<u16> = self.spares.values().copied().collect();
+        for pod in wanting {
+            self.spares.entry(pod).or_insert_with(|| {
+                let free = (1..u16::MAX).find(|at| !taken.contains(at)).unwrap_or_default();
+                taken.insert(free);
+                free
+            });
+        }
     }
 
     /// From now on the certificates of others are trusted.
