@@ -240,7 +240,8 @@ fn rules() -> String {
 /// Has names looked up as in a pod of Kubernetes.
 fn write_files(name: &str, namespace: &str) -> std::io::Result<()> {
     let folder = Path::new(FILES).join(name);
-    std::fs::create_dir_all(&folder)?;
+    // Another mesh that ends may just take away the folder around it.
+    std::fs::create_dir_all(&folder).or_else(|_| std::fs::create_dir_all(&folder))?;
     let search = format!("{namespace}.svc.cluster.local svc.cluster.local cluster.local");
     let resolver = format!("nameserver {NAME_SERVER}\nsearch {search}\noptions ndots:5\n");
     std::fs::write(folder.join("resolv.conf"), resolver)?;
