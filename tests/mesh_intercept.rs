@@ -81,6 +81,11 @@ fn processes(naming: &Path) -> Vec<u64> {
     pids.filter(names).collect()
 }
 
+/// A host outside of the mesh.
+const OUTSIDE: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: outside}\nspec:\n  hosts: \
+    [outside.example]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n  ports: [{number: 80, name: http, protocol: \
+    HTTP}]\n  endpoints: [{address: 127.0.0.1, ports: {http: PORT}}]\n";
+
 /// A pod that stays outside of the mesh.
 const BARE: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: bare\n  labels: {sidecar.istio.io/inject: 'false'}\nspec: \
     {containers: [{name: nginx, ports: [{containerPort: 80}]}]}\n";
@@ -138,6 +143,16 @@ fn the_owners_command_works_without_any_variable() {
     // Callers outside the mesh reach the pods too, until only those are let in who say who they are.
     let service = served.place("default/nginx:5000");
     assert_eq!(get(&service, "/", "").status(), "200");
+    // A host outside has no address of its own; whoever asks for it is told one, and the sidecar knows who is meant.
+    folder.write("outside.yaml", &OUTSIDE.replace("PORT", service.rsplit_once(':').unwrap().1));
+    let outside_is_known = |status: &Value| {
+        status["settled"] == true
+            && exec("nginx-deployment-master", &["getent", "hosts", "outside.example"]).status.success()
+    };
+    served.until("the host outside is known", outside_is_known);
+    let page = said("nginx-deployment-master", &["curl", "-s", "outside.example"]);
+    assert!(page.contains("Welcome to nginx-deployment-"), "{page}");
+
     let pods = made_by(served.parent.id()).len();
     folder.write("bare.yaml", BARE);
     served

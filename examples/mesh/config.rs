@@ -83,6 +83,16 @@ impl Config {
         self.inbound.get(&port).map(Cow::Borrowed).or_else(unheard_of)
     }
 
+    /// Whether there are rules for requests to a host of this name, by whatever port.
+    pub fn claims(&self, name: &str) -> bool {
+        let tables = self.router.plan().listeners.iter().flat_map(|listener| &listener.chains);
+        let tables = tables.filter_map(|chain| match &chain.target {
+            Target::Http(table) => Some(table),
+            Target::Tcp { .. } => None,
+        });
+        tables.flat_map(|table| &table.hosts).any(|host| meshroute::host_of(&host.name) == name)
+    }
+
     /// Whether there is a gateway's port, of which some connections go on as a whole.
     pub fn carries_whole(&self, door: Door) -> bool {
         let Door::Gateway(port) = door else { return false };

@@ -10,6 +10,7 @@
 //! The sidecar itself is a process outside, beside discovery; these are sockets of its that were opened inside. What it
 //! sends bears a mark and is not taken up again. Nothing but TCP and names is touched: a ping goes its way.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -62,6 +63,18 @@ fn meant_for(stream: &TcpStream, own: u16) -> Option<SocketAddr> {
 /// The addresses of a name, as the configuration in force has them. There is no way out of the mesh, and so nobody else
 /// who could be asked.
 fn addresses(station: &Station, name: &str) -> Vec<IpAddr> {
-    let config = station.config.borrow().clone();
-    config.map(|config| config.router.lookup(name).to_vec()).unwrap_or_default()
+    let Some(config) = station.config.borrow().clone() else { return Vec::new() };
+    match config.router.lookup(name) {
+        [] if config.claims(name) => vec![stand_in(name)],
+        known => known.to_vec(),
+    }
+}
+
+/// An address for a host that has none, so that requests can be sent to it: they say for whom they are. The range is that
+/// from which Istio gives such hosts theirs.
+fn stand_in(name: &str) -> IpAddr {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    let [high, low, ..] = hasher.finish().to_be_bytes();
+    Ipv4Addr::new(240, 240, high, low).into()
 }
