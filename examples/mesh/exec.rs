@@ -25,12 +25,14 @@ pub fn run(mut words: Vec<String>) -> Result<(), Failure> {
     Err(become_it(command))
 }
 
-/// The pod of this name: `POD`, `NAMESPACE/POD`, or the Deployment whose only pod it is.
+/// The pod of this name: `POD`, `NAMESPACE/POD`, or the Deployment whose only pod it is. Where several meshes run, their
+/// network namespaces have names of their own.
 fn find(wanted: &str, places: Vec<Place>) -> Result<Place, String> {
     let (namespace, name) = wanted.split_once('/').map_or((None, wanted), |(namespace, name)| (Some(namespace), name));
     let there = |place: &&Place| namespace.is_none_or(|namespace| place.pod.0 == namespace);
     let deployment = |pod: &str| pod.rsplitn(3, '-').nth(2).map(str::to_string);
-    let exact: Vec<&Place> = places.iter().filter(there).filter(|place| place.pod.1 == name).collect();
+    let exact = places.iter().filter(|place| place.netns == wanted || (there(place) && place.pod.1 == name));
+    let exact: Vec<&Place> = exact.collect();
     let made = places.iter().filter(there).filter(|place| deployment(&place.pod.1).as_deref() == Some(name));
     let found = if exact.is_empty() { made.collect() } else { exact };
     match found[..] {
@@ -38,7 +40,10 @@ fn find(wanted: &str, places: Vec<Place>) -> Result<Place, String> {
         [] => {
             Err(format!("no pod `{wanted}` has a network of its own; {}", listed(&places.iter().collect::<Vec<_>>())))
         }
-        _ => Err(format!("`{wanted}` may be any of these; {}", listed(&found))),
+        _ => {
+            let found: Vec<&str> = found.iter().map(|place| &*place.netns).collect();
+            Err(format!("`{wanted}` may be any of these: {}", found.join(", ")))
+        }
     }
 }
 

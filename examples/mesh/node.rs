@@ -162,7 +162,9 @@ impl Running {
         let log = OpenOptions::new().create(true).append(true).open(room.path("access.log"))?;
         let (program, parts) = (std::env::current_exe()?, watch::Sender::default());
         let (discovery, own, roster) = (watch::Sender::new(None), watch::Sender::new(None), watch::Sender::default());
-        let fabric = settings.intercept.then(Fabric::new).transpose()?.map(Arc::new);
+        let unable =
+            |error| format!("pods cannot have networks here (`mesh precheck --intercept` looks closer): {error}");
+        let fabric = settings.intercept.then(Fabric::new).transpose().map_err(unable)?.map(Arc::new);
         let outside = fabric.as_ref().map(|fabric| fabric.hub_args()).unwrap_or_default();
         let (pods, network) = (room.path("pods"), fabric.clone());
         let node = Arc::new(Node { program, log, parts, discovery, own, roster, events, fabric: network, pods });
