@@ -5,7 +5,9 @@
 //!
 //! The parser tells no positions, but it lends out scalars from the text itself wherever they stand there letter by
 //! letter; where the loan lies in the text is where it was written. It also gives either a value or a word, not both:
-//! so it is asked twice, first for the shape (with every limit), then, guided by the shape, for the words.
+//! the word of a number is taken from behind its key, if what stands there is that very number written plainly. Where
+//! some word cannot be told (`0x50`, a number in a list, an escape), the parser is asked once more, guided by the tree
+//! so far, for the words alone.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -105,11 +107,18 @@ impl Fault {
 pub(super) fn parse(text: &str, first_line: u32, limits: &Limits) -> Result<(Node, Vec<Fault>), Fault> {
     let source = Source::new(text, first_line, limits);
     let start = serde_yaml::Deserializer::from_str(text);
-    let shape = Shaper { source: &source, depth: 0 }.deserialize(start).map_err(|e| source.fault(&e))?;
-    let start = serde_yaml::Deserializer::from_str(text);
-    let words = Words { source: &source, shape: &shape, line: first_line };
-    let node = words.deserialize(start).map_err(|e| source.fault(&e))?;
+    let values = Values { source: &source, depth: 0, line: first_line, behind: None };
+    let mut node = values.deserialize(start).map_err(|e| source.fault(&e))?;
+    if source.untold.get() {
+        node = words(&source, &node)?;
+    }
     Ok((node, source.faults.into_inner()))
+}
+
+/// The same tree with every word as it was written.
+fn words(source: &Source<'_>, shape: &Node) -> Result<Node, Fault> {
+    let start = serde_yaml::Deserializer::from_str(source.text);
+    Words { source, shape, line: source.first_line }.deserialize(start).map_err(|e| source.fault(&e))
 }
 
 /// The text behind a document and what it may still cost.
@@ -120,6 +129,10 @@ struct Source<'de> {
     limits: &'de Limits,
     nodes: Cell<usize>,
     bytes: Cell<usize>,
+    /// Whether some word is not known.
+    untold: Cell<bool>,
+    /// Where the furthest key so far ends.
+    furthest: Cell<usize>,
     /// Why our own visitor stopped the parser.
     stopped: RefCell<Option<(&'static str, String, &'static str)>>,
     faults: RefCell<Vec<Fault>>,
@@ -131,8 +144,8 @@ impl<'de> Source<'de> {
         let ends = |at: &usize| bytes[*at] == b'\n' || bytes[*at] == b'\r' && bytes.get(at + 1) != Some(&b'\n');
         let breaks = (0..bytes.len()).filter(ends).collect();
         let (stopped, faults) = (RefCell::new(None), RefCell::new(Vec::new()));
-        let (nodes, bytes) = (Cell::new(0), Cell::new(0));
-        Source { text, first_line, breaks, limits, nodes, bytes, stopped, faults }
+        let (nodes, bytes, untold, furthest) = (Cell::new(0), Cell::new(0), Cell::new(false), Cell::new(0));
+        Source { text, first_line, breaks, limits, nodes, bytes, untold, furthest, stopped, faults }
     }
 
     /// Where a loan from the text lies in it.
@@ -150,6 +163,54 @@ impl<'de> Source<'de> {
     fn is_plain(&self, offset: usize) -> bool {
         let before = self.text.as_bytes().get(..offset).unwrap_or_default();
         !matches!(before.last(), Some(b'"' | b'\'')) && !before.trim_ascii_end().ends_with(b"!!str")
+    }
+
+    /// Where a key ends. Not told of one that an alias stands for: what is behind its anchor is another value.
+    fn end(&self, key: &Word) -> Option<usize> {
+        let end = key.offset? + key.text.len();
+        (self.furthest.replace(end.max(self.furthest.get())) < end).then_some(end)
+    }
+
+    /// The word that stands in one line with its key, which ends at `key_end`.
+    fn behind(&self, key_end: usize) -> Option<&'de str> {
+        let text = self.text.get(key_end..)?;
+        let text = text.strip_prefix(['"', '\'']).unwrap_or(text).strip_prefix(':')?.trim_start_matches(' ');
+        let end = text.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '.' | '~'));
+        let (word, rest) = text.split_at(end.unwrap_or(text.len()));
+        let ends = rest.trim_start_matches(' ').starts_with(['\n', '\r', '#', ',', '}']) || rest.is_empty();
+        ends.then_some(word)
+    }
+
+    fn check_key(&self, key: &Word, line: u32) {
+        let text = &key.text;
+        if text == "<<" {
+            let message = "`<<` merge keys are not taken".to_owned();
+            return self.report(Fault::new("yaml-merge-key", line, message, "write the fields out"));
+        }
+        if !key.offset.is_some_and(|at| self.is_plain(at)) {
+            return;
+        }
+        let noun = match scalar::plain(text) {
+            Meaning::Text(_) | Meaning::Integer(_) => return,
+            meaning => meaning.noun(),
+        };
+        let message = format!("the key `{text}` is {noun} to Kubernetes, and a string is wanted here");
+        let fault = Fault::new("unquoted-key", line, message, &format!("quote it: `\"{text}\"`"));
+        self.report(Fault { bearable: true, ..fault });
+    }
+
+    /// Reports keys that stand twice in one map.
+    fn check_twins(&self, entries: &[(String, Node)]) {
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        order.sort_by(|a, b| entries[*a].0.cmp(&entries[*b].0));
+        for pair in order.windows(2) {
+            let [(key, first), (other, second)] = [&entries[pair[0]], &entries[pair[1]]];
+            if key == other {
+                let (a, b) = (first.line, second.line);
+                let message = format!("the key `{key}` stands twice, on lines {a} and {b}");
+                self.report(Fault::new("duplicate-key", b, message, "keep one of them"));
+            }
+        }
     }
 
     fn stop<E: de::Error>(&self, code: &'static str, message: String, remedy: &'static str) -> E {
@@ -216,104 +277,125 @@ fn shift_lines(message: &str, first_line: u32) -> String {
     shifted + rest
 }
 
-/// What stands where, without the words.
-enum Shape {
-    /// A string to the parser: quoted, or a word that is nothing else.
-    Text,
-    /// A number, a boolean or null to the parser; so it is not quoted.
-    Plain,
-    List(Vec<Shape>),
-    Map(Vec<Shape>),
-}
-
-/// Reads the shape and keeps the limits.
+/// Reads a value and keeps the limits.
 #[derive(Clone, Copy)]
-struct Shaper<'s, 'de> {
+struct Values<'s, 'de> {
     source: &'s Source<'de>,
     depth: usize,
+    /// Of what encloses it, for values whose own place cannot be told.
+    line: u32,
+    /// Where its key ends, for a field's value.
+    behind: Option<usize>,
 }
 
-impl<'de> DeserializeSeed<'de> for Shaper<'_, 'de> {
-    type Value = Shape;
+impl<'de> DeserializeSeed<'de> for Values<'_, 'de> {
+    type Value = Node;
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Shape, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Node, D::Error> {
         from.deserialize_any(self)
     }
 }
 
-impl Shaper<'_, '_> {
-    fn plain<E: de::Error>(self) -> Result<Shape, E> {
+impl Values<'_, '_> {
+    /// What is a number, a boolean or null to the parser, and so not quoted. `is` tells whether a word is written plainly and
+    /// means the same.
+    fn plain<E: de::Error>(self, is: impl FnOnce(&str) -> bool) -> Result<Node, E> {
         self.source.count(0)?;
-        Ok(Shape::Plain)
+        let word = self.behind.and_then(|at| self.source.behind(at)).filter(|word| is(word));
+        if word.is_none() {
+            self.source.untold.set(true);
+        }
+        let text = word.unwrap_or_default().to_owned();
+        Ok(Node { line: self.line, value: Value::Scalar { text, plain: true } })
     }
 }
 
-impl<'de> Visitor<'de> for Shaper<'_, 'de> {
-    type Value = Shape;
+impl<'de> Visitor<'de> for Values<'_, 'de> {
+    type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Shape, E> {
-        self.plain()
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Node, E> {
+        self.plain(|word| word == if value { "true" } else { "false" })
     }
 
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Shape, E> {
-        self.plain()
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Node, E> {
+        self.plain(|word| word == value.to_string())
     }
 
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Shape, E> {
-        self.plain()
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Node, E> {
+        self.plain(|word| word == value.to_string())
     }
 
-    fn visit_i128<E: de::Error>(self, _: i128) -> Result<Shape, E> {
-        self.plain()
+    fn visit_i128<E: de::Error>(self, _: i128) -> Result<Node, E> {
+        self.plain(|_| false)
     }
 
-    fn visit_u128<E: de::Error>(self, _: u128) -> Result<Shape, E> {
-        self.plain()
+    fn visit_u128<E: de::Error>(self, _: u128) -> Result<Node, E> {
+        self.plain(|_| false)
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Shape, E> {
-        self.plain()
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Node, E> {
+        let is_plain = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        self.plain(|word| is_plain(word) && word.parse() == Ok(value))
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Shape, E> {
-        self.plain()
+    fn visit_unit<E: de::Error>(self) -> Result<Node, E> {
+        self.plain(|word| matches!(word, "null" | "~"))
     }
 
-    fn visit_none<E: de::Error>(self) -> Result<Shape, E> {
-        self.plain()
+    fn visit_none<E: de::Error>(self) -> Result<Node, E> {
+        self.visit_unit()
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Shape, E> {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Node, E> {
         self.source.count(text.len())?;
-        Ok(Shape::Text)
+        self.source.untold.set(true);
+        Ok(Node { line: self.line, value: Value::Scalar { text: String::new(), plain: false } })
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Shape, A::Error> {
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Node, E> {
+        self.source.count(text.len())?;
+        let offset = self.source.offset(text);
+        let line = offset.map_or(self.line, |at| self.source.line_at(at));
+        let plain = offset.is_some_and(|at| self.source.is_plain(at));
+        Ok(Node { line, value: Value::Scalar { text: text.to_owned(), plain } })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
         self.source.enter(self.depth)?;
         self.source.count(0)?;
-        let mut items = Vec::new();
-        while let Some(item) = access.next_element_seed(Shaper { depth: self.depth + 1, ..self })? {
+        let mut items: Vec<Node> = Vec::new();
+        let mut inside = Values { depth: self.depth + 1, behind: None, ..self };
+        while let Some(item) = access.next_element_seed(inside)? {
+            inside.line = item.line.max(inside.line);
             items.push(item);
         }
-        Ok(Shape::List(items))
+        let line = items.first().map_or(self.line, |item| item.line);
+        Ok(Node { line, value: Value::List(items) })
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Shape, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
         self.source.enter(self.depth)?;
         self.source.count(0)?;
-        let mut values = Vec::new();
-        while let Some(bytes) = access.next_key_seed(Key(self.source))? {
-            self.source.count(bytes.text.len())?;
-            values.push(access.next_value_seed(Shaper { depth: self.depth + 1, ..self })?);
+        let mut entries = Vec::new();
+        while let Some(key) = access.next_key_seed(Key(self.source))? {
+            self.source.count(key.text.len())?;
+            let line = key.offset.map_or(self.line, |at| self.source.line_at(at));
+            self.source.check_key(&key, line);
+            let behind = self.source.end(&key);
+            let mut node = access.next_value_seed(Values { depth: self.depth + 1, line, behind, ..self })?;
+            node.line = line;
+            entries.push((key.text, node));
         }
-        Ok(Shape::Map(values))
+        self.source.check_twins(&entries);
+        let line = entries.first().map_or(self.line, |(_, node)| node.line);
+        Ok(Node { line, value: Value::Map(entries) })
     }
 
-    fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<Shape, A::Error> {
+    fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<Node, A::Error> {
         let (tag, _) = access.variant::<String>()?;
         let tag = tag.trim_start_matches('!');
         Err(self.source.stop("yaml-tag", format!("the tag `!{tag}` is not taken"), "leave the tag out"))
@@ -357,7 +439,7 @@ impl<'de> Visitor<'de> for Key<'_, 'de> {
 #[derive(Clone, Copy)]
 struct Words<'s, 'de> {
     source: &'s Source<'de>,
-    shape: &'s Shape,
+    shape: &'s Node,
     /// Of what encloses it, for values whose own place cannot be told.
     line: u32,
 }
@@ -366,52 +448,14 @@ impl<'de> DeserializeSeed<'de> for Words<'_, 'de> {
     type Value = Node;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Node, D::Error> {
-        match self.shape {
-            Shape::List(_) => from.deserialize_seq(self),
-            Shape::Map(_) => from.deserialize_map(self),
-            Shape::Text | Shape::Plain => {
+        match self.shape.value {
+            Value::List(_) => from.deserialize_seq(self),
+            Value::Map(_) => from.deserialize_map(self),
+            Value::Scalar { plain, .. } => {
                 let word = Key(self.source).deserialize(from)?;
-                Ok(self.scalar(word))
-            }
-        }
-    }
-}
-
-impl Words<'_, '_> {
-    fn scalar(&self, word: Word) -> Node {
-        let line = word.offset.map_or(self.line, |at| self.source.line_at(at));
-        let plain = matches!(self.shape, Shape::Plain) || word.offset.is_some_and(|at| self.source.is_plain(at));
-        Node { line, value: Value::Scalar { text: word.text, plain } }
-    }
-
-    fn check_key(&self, key: &Word, line: u32) {
-        let text = &key.text;
-        if text == "<<" {
-            let message = "`<<` merge keys are not taken".to_owned();
-            return self.source.report(Fault::new("yaml-merge-key", line, message, "write the fields out"));
-        }
-        if !key.offset.is_some_and(|at| self.source.is_plain(at)) {
-            return;
-        }
-        let noun = match scalar::plain(text) {
-            Meaning::Text(_) | Meaning::Integer(_) => return,
-            meaning => meaning.noun(),
-        };
-        let message = format!("the key `{text}` is {noun} to Kubernetes, and a string is wanted here");
-        let fault = Fault::new("unquoted-key", line, message, &format!("quote it: `\"{text}\"`"));
-        self.source.report(Fault { bearable: true, ..fault });
-    }
-
-    /// Reports keys that stand twice in one map.
-    fn check_twins(&self, entries: &[(String, Node)]) {
-        let mut order: Vec<usize> = (0..entries.len()).collect();
-        order.sort_by(|a, b| entries[*a].0.cmp(&entries[*b].0));
-        for pair in order.windows(2) {
-            let [(key, first), (other, second)] = [&entries[pair[0]], &entries[pair[1]]];
-            if key == other {
-                let (a, b) = (first.line, second.line);
-                let message = format!("the key `{key}` stands twice, on lines {a} and {b}");
-                self.source.report(Fault::new("duplicate-key", b, message, "keep one of them"));
+                let line = word.offset.map_or(self.line, |at| self.source.line_at(at));
+                let plain = plain || word.offset.is_some_and(|at| self.source.is_plain(at));
+                Ok(Node { line, value: Value::Scalar { text: word.text, plain } })
             }
         }
     }
@@ -425,7 +469,7 @@ impl<'de> Visitor<'de> for Words<'_, 'de> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
-        let Shape::List(shapes) = self.shape else {
+        let Value::List(shapes) = &self.shape.value else {
             return Err(de::Error::custom("the text changed while it was read"));
         };
         let mut items: Vec<Node> = Vec::with_capacity(shapes.len());
@@ -440,20 +484,111 @@ impl<'de> Visitor<'de> for Words<'_, 'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
-        let Shape::Map(shapes) = self.shape else {
+        let Value::Map(shapes) = &self.shape.value else {
             return Err(de::Error::custom("the text changed while it was read"));
         };
         let mut entries = Vec::with_capacity(shapes.len());
-        for shape in shapes {
+        for (_, shape) in shapes {
             let Some(key) = access.next_key_seed(Key(self.source))? else { break };
             let line = key.offset.map_or(self.line, |at| self.source.line_at(at));
-            self.check_key(&key, line);
             let mut node = access.next_value_seed(Words { shape, line, ..self })?;
             node.line = line;
             entries.push((key.text, node));
         }
-        self.check_twins(&entries);
         let line = entries.first().map_or(self.line, |(_, node)| node.line);
         Ok(Node { line, value: Value::Map(entries) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks twice, whether that is needed or not.
+    fn both(text: &str) -> Option<(Node, Node, bool)> {
+        let limits = Limits::default();
+        let source = Source::new(text, 1, &limits);
+        let values = Values { source: &source, depth: 0, line: 1, behind: None };
+        let once = values.deserialize(serde_yaml::Deserializer::from_str(text)).ok()?;
+        let twice = words(&source, &once).expect("what was read once is read again");
+        Some((once, twice, source.untold.get()))
+    }
+
+    const WORDS: &[&str] = &[
+        "80",
+        "0",
+        "-1",
+        "-0",
+        "007",
+        "0x50",
+        "0o17",
+        "+5",
+        "1_000",
+        "1.10",
+        "1.",
+        ".5",
+        "1e3",
+        ".inf",
+        "-.nan",
+        "true",
+        "True",
+        "yes",
+        "false",
+        "null",
+        "~",
+        "Null",
+        "",
+        "a",
+        "\"80\"",
+        "'80'",
+        "!!str 80",
+        "!!int \"80\"",
+        "&x 80",
+        "*x",
+        "80 # eighty",
+        "80  ",
+        "80,",
+        "99999999999999999999",
+        "18446744073709551615",
+        "-9223372036854775808",
+        "\"\\u0061\"",
+        "|\n  a\n  80",
+        "1.2.3",
+        "80\t",
+        "1-2",
+        "\n  80",
+        "é",
+        "80é",
+        "[80, 81]",
+        "{b: 80, c: true}",
+        "{\"b\":80}",
+    ];
+
+    #[test]
+    fn what_is_told_at_once_is_what_is_told_when_asked_again() {
+        let mut at_once = 0;
+        for first in WORDS {
+            for second in WORDS {
+                for text in [
+                    format!("a: {first}\nb: {second}\n"),
+                    format!("a: &x 80\n\"b\": {first}\n'c':   {second}"),
+                    format!("- {first}\n- k: {second}\n  80: 80\n"),
+                    format!("a: {{b: {first}, c: {second}}}\r\n"),
+                    format!("a:\n  b: {first}\n\n  c: {second}\n"),
+                    format!("&x k: {first}\nl: {{*x : {second}}}\n"),
+                ] {
+                    let Some((once, twice, untold)) = both(&text) else { continue };
+                    at_once += usize::from(!untold);
+                    assert!(untold || once == twice, "{text}\n{once:?}\n{twice:?}");
+                }
+            }
+        }
+        assert!(at_once > 1_000, "{at_once}");
+    }
+
+    #[test]
+    fn what_people_write_is_told_at_once() {
+        let text = "port: 80\nweight: 100\nratio: 99.9\nabort: {percentage: {value: 0.1}, httpStatus: 503}\non: \"80\"\nretry: true\n";
+        assert_eq!(both(text).map(|(once, twice, untold)| (once == twice, untold)), Some((true, false)));
     }
 }
