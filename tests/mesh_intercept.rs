@@ -12,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 use served::{Folder, Served, after, all_gone, get, program, signal};
 
+const MASTER: &str = "nginx-deployment-master";
+
 /// One mesh at a time: what one has left behind, the start of another takes away.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
@@ -40,7 +42,7 @@ fn said(pod: &str, command: &[&str]) -> String {
 /// The owner's command in the master's network, and who is welcomed to.
 fn welcome(header: &str) -> Option<String> {
     let command = format!("curl -s nginx:5000 {header} | grep 'Welcome to'");
-    let page = said("nginx-deployment-master", &["sh", "-c", &command]);
+    let page = said(MASTER, &["sh", "-c", &command]);
     let pod = page.split_once("<h1>Welcome to ")?.1.split_once("!</h1>")?.0;
     pod.rsplitn(3, '-').nth(2).map(str::to_string)
 }
@@ -104,71 +106,26 @@ fn the_owners_command_works_without_any_variable() {
     let mut served = start(&folder);
     assert!(served.printed.contains("curl -s nginx:5000 -H \"canary_id: 1\""), "{}", served.printed);
 
-    let first: Vec<_> = (0..20).map(|_| welcome("-H \"canary_id: 1\"")).collect();
-    assert!(first.contains(&Some("nginx-deployment-canary-1".into())), "{first:?}");
-    // The other half goes to canary 11, which has no pods.
-    assert!(first.contains(&None), "{first:?}");
-    assert_eq!(first.iter().flatten().filter(|pod| *pod != "nginx-deployment-canary-1").count(), 0, "{first:?}");
-    assert_eq!(welcome("-H \"canary_id: 2\"").as_deref(), Some("nginx-deployment-canary-2"));
-    assert_eq!(welcome("-H \"canary_id: 3\"").as_deref(), Some("nginx-deployment"));
-    assert_eq!(welcome("").as_deref(), Some("nginx-deployment"));
-    let head = said("nginx-deployment-master", &["curl", "-sI", "nginx:5000"]);
-    assert!(head.contains("server: nginx/") && head.contains("x-meshroute-reason: rule 3 of VirtualService"), "{head}");
-
-    // Names, by UDP and by TCP; what nobody in the mesh has is not there.
-    for options in ["RES_OPTIONS=", "RES_OPTIONS=use-vc"] {
-        let found = said("nginx-deployment-master", &["env", options, "getent", "ahostsv4", "nginx.default"]);
-        assert!(found.starts_with("10.96."), "{options}: {found}");
-        assert!(!exec("nginx-deployment-master", &["env", options, "getent", "hosts", "nobody"]).status.success());
-    }
-
-    // A pod by its address: its sidecar takes the call, a ping it does not.
+    rules_hold();
+    names_are_told();
     let online = address_of("nginx-deployment");
-    let page = said("nginx-deployment-master", &["curl", "-s", &online]);
+    let page = said(MASTER, &["curl", "-s", &online]);
     assert!(page.contains("Welcome to nginx-deployment-"), "{page}");
-    let ping = exec("nginx-deployment-master", &["ping", "-c", "2", "-i", "0.2", "-W", "2", &online]);
+    let ping = exec(MASTER, &["ping", "-c", "2", "-i", "0.2", "-W", "2", &online]);
     assert!(ping.status.success(), "{ping:?}");
-
-    // A sidecar that is killed comes back to the same doors.
-    let status = served.status();
-    let mut parts = status["subscribers"].as_array().unwrap().iter();
-    let master = |one: &&Value| one["part"].as_str().unwrap().starts_with("sidecar default/nginx-deployment-master");
-    let killed = parts.find(master).unwrap()["pid"].as_u64().unwrap();
-    assert!(signal("-9", killed));
-    let others =
-        |status: &Value| status["settled"] == true && !status.to_string().contains(&format!("\"pid\":{killed},"));
-    served.until("the sidecar runs again", others);
-    assert_eq!(welcome("-H \"canary_id: 2\"").as_deref(), Some("nginx-deployment-canary-2"));
-
-    // Callers outside the mesh reach the pods too, until only those are let in who say who they are.
+    a_sidecar_that_is_killed_comes_back(&served);
     let service = served.place("default/nginx:5000");
-    assert_eq!(get(&service, "/", "").status(), "200");
-    // A host outside has no address of its own; whoever asks for it is told one, and the sidecar knows who is meant.
-    folder.write("outside.yaml", &OUTSIDE.replace("PORT", service.rsplit_once(':').unwrap().1));
-    let outside_is_known = |status: &Value| {
-        status["settled"] == true
-            && exec("nginx-deployment-master", &["getent", "hosts", "outside.example"]).status.success()
-    };
-    served.until("the host outside is known", outside_is_known);
-    let page = said("nginx-deployment-master", &["curl", "-s", "outside.example"]);
-    assert!(page.contains("Welcome to nginx-deployment-"), "{page}");
+    a_host_without_an_address_is_reached(&served, &folder, service.rsplit_once(':').unwrap().1);
+    a_pod_outside_comes_and_goes(&served, &folder);
 
-    let pods = made_by(served.parent.id()).len();
-    folder.write("bare.yaml", BARE);
-    served
-        .until("the pod outside runs", |status| status["settled"] == true && made_by(served.parent.id()).len() > pods);
-    let page = said("bare", &["curl", "-s", "nginx:5000", "-H", "canary_id: 2"]);
-    assert!(page.contains("Welcome to nginx-deployment-") && !page.contains("503"), "{page}");
-    let page = said("nginx-deployment-master", &["curl", "-s", &address_of("bare")]);
-    assert!(page.contains("Welcome to nginx!"), "{page}");
-    std::fs::remove_file(folder.0.join("bare.yaml")).unwrap();
-    served.until("it is gone", |status| status["settled"] == true && made_by(served.parent.id()).len() == pods);
+    // Whoever is outside is let in, until only those are who say who they are.
+    assert_eq!(get(&service, "/", "").status(), "200");
     folder.write("strict.yaml", STRICT);
     served.until("mutual TLS is required", |status| {
         status["settled"] == true && served::try_get(&service, "/", "").is_none()
     });
     assert_eq!(welcome("-H \"canary_id: 2\"").as_deref(), Some("nginx-deployment-canary-2"));
-    let refused = said("nginx-deployment-master", &["curl", "-s", "-m", "5", &online]);
+    let refused = said(MASTER, &["curl", "-s", "-m", "5", &online]);
     assert!(refused.contains("connection termination"), "{refused}");
 
     let room = served.log.parent().unwrap().to_path_buf();
@@ -179,6 +136,62 @@ fn the_owners_command_works_without_any_variable() {
     all_gone(&[children, nginx].concat());
     assert_eq!((outside(), made_by(served.parent.id())), (before, Vec::new()));
     assert!(!room.exists());
+}
+
+fn rules_hold() {
+    let first: Vec<_> = (0..20).map(|_| welcome("-H \"canary_id: 1\"")).collect();
+    assert!(first.contains(&Some("nginx-deployment-canary-1".into())), "{first:?}");
+    // The other half goes to canary 11, which has no pods.
+    assert!(first.contains(&None), "{first:?}");
+    assert_eq!(first.iter().flatten().filter(|pod| *pod != "nginx-deployment-canary-1").count(), 0, "{first:?}");
+    assert_eq!(welcome("-H \"canary_id: 2\"").as_deref(), Some("nginx-deployment-canary-2"));
+    assert_eq!(welcome("-H \"canary_id: 3\"").as_deref(), Some("nginx-deployment"));
+    assert_eq!(welcome("").as_deref(), Some("nginx-deployment"));
+    let head = said(MASTER, &["curl", "-sI", "nginx:5000"]);
+    assert!(head.contains("server: nginx/") && head.contains("x-meshroute-reason: rule 3 of VirtualService"), "{head}");
+}
+
+/// By UDP and by TCP; what nobody in the mesh has is not there.
+fn names_are_told() {
+    for options in ["RES_OPTIONS=", "RES_OPTIONS=use-vc"] {
+        let found = said(MASTER, &["env", options, "getent", "ahostsv4", "nginx.default"]);
+        assert!(found.starts_with("10.96."), "{options}: {found}");
+        assert!(!exec(MASTER, &["env", options, "getent", "hosts", "nobody"]).status.success());
+    }
+}
+
+fn a_sidecar_that_is_killed_comes_back(served: &Served) {
+    let status = served.status();
+    let mut parts = status["subscribers"].as_array().unwrap().iter();
+    let master = |one: &&Value| one["part"].as_str().unwrap().starts_with("sidecar default/nginx-deployment-master");
+    let killed = parts.find(master).unwrap()["pid"].as_u64().unwrap();
+    assert!(signal("-9", killed));
+    let gone = format!("\"pid\":{killed},");
+    served.until("it runs again", |status| status["settled"] == true && !status.to_string().contains(&gone));
+    assert_eq!(welcome("-H \"canary_id: 2\"").as_deref(), Some("nginx-deployment-canary-2"));
+}
+
+/// Whoever asks for it is told an address, and the sidecar knows who is meant.
+fn a_host_without_an_address_is_reached(served: &Served, folder: &Folder, port: &str) {
+    folder.write("outside.yaml", &OUTSIDE.replace("PORT", port));
+    let known = || exec(MASTER, &["getent", "hosts", "outside.example"]).status.success();
+    served.until("the host is known", |status| status["settled"] == true && known());
+    let page = said(MASTER, &["curl", "-s", "outside.example"]);
+    assert!(page.contains("Welcome to nginx-deployment-"), "{page}");
+}
+
+/// Names and Services are there for it too, but no rules.
+fn a_pod_outside_comes_and_goes(served: &Served, folder: &Folder) {
+    let (parent, settled) = (served.parent.id(), |status: &Value| status["settled"] == true);
+    let pods = made_by(parent).len();
+    folder.write("bare.yaml", BARE);
+    served.until("the pod runs", |status| settled(status) && made_by(parent).len() > pods);
+    let page = said("bare", &["curl", "-s", "nginx:5000", "-H", "canary_id: 2"]);
+    assert!(page.contains("Welcome to nginx-deployment-"), "{page}");
+    let page = said(MASTER, &["curl", "-s", &address_of("bare")]);
+    assert!(page.contains("Welcome to nginx!"), "{page}");
+    std::fs::remove_file(folder.0.join("bare.yaml")).unwrap();
+    served.until("it is gone", |status| settled(status) && made_by(parent).len() == pods);
 }
 
 #[test]

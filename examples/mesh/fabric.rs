@@ -11,7 +11,7 @@
 //! is reached. So a namespace that is deleted leaves nothing behind. Their names say which parent they belong to; what
 //! belongs to one that is no more, the next start deletes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -117,7 +117,7 @@ impl Fabric {
 
 impl Drop for Fabric {
     fn drop(&mut self) {
-        left_behind().into_iter().filter(|(_, run)| *run == self.run).for_each(|(name, _)| delete(&name));
+        all().into_iter().filter(|(_, run)| *run == self.run).for_each(|(name, _)| delete(&name));
     }
 }
 
@@ -137,12 +137,12 @@ pub fn places() -> Vec<Place> {
         let pod = (namespace.to_string(), pod.to_string());
         run.is_alive().then(|| Place { netns: netns.clone(), pod })
     };
-    left_behind().into_iter().filter_map(place).collect()
+    all().into_iter().filter_map(place).collect()
 }
 
 /// Takes away what belongs to parents that are no more.
 fn sweep() {
-    for (name, run) in left_behind() {
+    for (name, run) in all() {
         if !run.is_alive() {
             delete(&name);
             run.rooms().iter().for_each(|room| drop(std::fs::remove_dir_all(room)));
@@ -150,11 +150,11 @@ fn sweep() {
     }
 }
 
-/// Every namespace that any mesh has made, and those of which only files are left.
-fn left_behind() -> Vec<(String, Run)> {
+/// Every namespace that a mesh has made, and those of which only files are left.
+fn all() -> Vec<(String, Run)> {
     let folders = [NAMED, FILES].into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
     let names = folders.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let names: std::collections::BTreeSet<String> = names.collect();
+    let names: BTreeSet<String> = names.collect();
     names.into_iter().filter_map(|name| Run::of(&name).map(|run| (name, run))).collect()
 }
 
