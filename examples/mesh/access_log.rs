@@ -2,6 +2,8 @@
 //!
 //! Knows how a line looks. What it says is noted in [`Record`].
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,6 +19,8 @@ pub enum Encoding {
     Text,
     /// One object a line.
     Json,
+    /// Not at all.
+    Off,
 }
 
 impl Encoding {
@@ -26,15 +30,17 @@ impl Encoding {
             [] => Ok(Encoding::Text),
             [word] if word == "text" => Ok(Encoding::Text),
             [word] if word == "json" => Ok(Encoding::Json),
-            _ => Err("`--access-log` is `text` or `json`".into()),
+            [word] if word == "off" => Ok(Encoding::Off),
+            _ => Err("`--access-log` is `text`, `json` or `off`".into()),
         }
     }
 
-    /// The line for a request.
-    pub fn line(self, record: &Record) -> String {
+    /// Writes the line for a request.
+    pub fn tell(self, record: &Record) {
         match self {
-            Encoding::Text => text(record),
-            Encoding::Json => object(record).to_string(),
+            Encoding::Text => write(text(record)),
+            Encoding::Json => write(object(record).to_string()),
+            Encoding::Off => {}
         }
     }
 }
@@ -44,45 +50,46 @@ impl std::fmt::Display for Encoding {
         f.write_str(match self {
             Encoding::Text => "text",
             Encoding::Json => "json",
+            Encoding::Off => "off",
         })
     }
 }
 
 /// Writes a line where this process's log goes. A log that cannot be written is no reason to fail.
-pub fn write(line: &str) {
-    let mut line = line.to_string();
+pub fn write(line: impl Into<String>) {
+    let mut line = line.into();
     line.push('\n');
     // In one piece: the parts of a mesh share a file.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 fn text(record: &Record) -> String {
-    let quoted = |value: &str| format!("\"{}\"", plain(or_dash(value)));
-    [
-        format!("[{}]", rfc3339(record.started)),
-        format!("\"{} {} {}\"", record.method, plain(&record.path), record.protocol),
-        record.status.to_string(),
-        or_dash(&record.flags).to_string(),
-        or_dash(&record.details).to_string(),
-        "-".to_string(),
-        quoted(""),
-        record.received().to_string(),
-        record.sent.to_string(),
-        record.duration().as_millis().to_string(),
-        record.upstream_time.map_or("-".into(), |time| time.as_millis().to_string()),
-        quoted(&record.forwarded_for),
-        quoted(&record.user_agent),
-        quoted(&record.request_id),
-        quoted(&record.authority),
-        quoted(&record.upstream_host),
-        plain(or_dash(&record.via.cluster)),
-        "-".to_string(),
-        record.ends.map_or("-".into(), |ends| ends.local.to_string()),
-        record.ends.map_or("-".into(), |ends| ends.remote.to_string()),
-        "-".to_string(),
-        plain(or_dash(&record.route)),
-    ]
-    .join(" ")
+    let mut line = String::with_capacity(512);
+    // Into a string nothing fails.
+    let _ = write_text(record, &mut line);
+    line
+}
+
+fn write_text(record: &Record, line: &mut String) -> std::fmt::Result {
+    let path = plain(&record.path);
+    write!(line, "[{}] \"{} {path} {}\"", rfc3339(record.started), record.method, record.protocol)?;
+    write!(line, " {} {} {} - \"-\"", record.status, or_dash(&record.flags), or_dash(&record.details))?;
+    write!(line, " {} {} {} ", record.received(), record.sent, record.duration().as_millis())?;
+    match record.upstream_time {
+        Some(time) => write!(line, "{}", time.as_millis())?,
+        None => line.push('-'),
+    }
+    let upstream = upstream_host(record);
+    let own: [&str; 5] = [&record.forwarded_for, &record.user_agent, &record.request_id, &record.authority, &upstream];
+    for value in own {
+        write!(line, " \"{}\"", plain(or_dash(value)))?;
+    }
+    write!(line, " {} -", plain(or_dash(&record.via.cluster)))?;
+    match record.ends {
+        Some(ends) => write!(line, " {} {}", ends.local, ends.remote)?,
+        None => line.push_str(" - -"),
+    }
+    write!(line, " - {}", plain(or_dash(&record.route)))
 }
 
 /// Istio's fields, and `reason`: which rule in which file said so.
@@ -90,7 +97,7 @@ fn object(record: &Record) -> Value {
     let known = |value: &str| if value.is_empty() { Value::Null } else { Value::from(value) };
     json!({
         "start_time": rfc3339(record.started),
-        "method": record.method,
+        "method": record.method.as_str(),
         "path": record.path,
         "protocol": record.protocol,
         "response_code": record.status,
@@ -106,7 +113,7 @@ fn object(record: &Record) -> Value {
         "user_agent": known(&record.user_agent),
         "request_id": known(&record.request_id),
         "authority": known(&record.authority),
-        "upstream_host": known(&record.upstream_host),
+        "upstream_host": known(&upstream_host(record)),
         "upstream_cluster": known(&record.via.cluster),
         "upstream_local_address": null,
         "downstream_local_address": record.ends.map(|ends| ends.local.to_string()),
@@ -119,13 +126,18 @@ fn object(record: &Record) -> Value {
     })
 }
 
+fn upstream_host(record: &Record) -> String {
+    record.upstream.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
 fn or_dash(value: &str) -> &str {
     if value.is_empty() { "-" } else { value }
 }
 
 /// What a client sends must not look like a line of the log or end a quotation.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || c == '"' { '?' } else { c }).collect()
+fn plain(text: &str) -> Cow<'_, str> {
+    let strange = |c: char| c.is_control() || c == '"';
+    if text.chars().any(strange) { text.replace(strange, "?").into() } else { text.into() }
 }
 
 /// `2026-11-23T14:03:27.123Z`.

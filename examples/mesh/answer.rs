@@ -1,6 +1,7 @@
 //! An answer on its way back, and what is noted about it for the client and the access log.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -27,7 +28,9 @@ pub struct Answer {
     /// Envoy's response flags.
     pub flags: String,
     /// Which rule, where it stands, and what it leads to.
-    pub reason: String,
+    pub reason: Arc<str>,
+    /// The same as a header, where it was made before.
+    pub shown: Option<HeaderValue>,
     /// Who answered.
     pub upstream: Option<Endpoint>,
 }
@@ -41,7 +44,7 @@ impl Answer {
         if !response.body().is_end_stream() {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
-        Answer { response, flags: flags.into(), reason: String::new(), upstream: None }
+        Answer { response, flags: flags.into(), reason: Arc::default(), shown: None, upstream: None }
     }
 
     /// Where the decision itself is the answer.
@@ -52,23 +55,22 @@ impl Answer {
             Outcome::Refuse(refusal) => refusal.flag.to_string(),
             _ => String::new(),
         };
-        Answer { response, flags, reason: String::new(), upstream: None }
+        Answer { response, flags, reason: Arc::default(), shown: None, upstream: None }
     }
 
     /// Puts down what became of a request.
     pub fn note(&self, record: &mut Record) {
         record.flags.clone_from(&self.flags);
         record.reason.clone_from(&self.reason);
-        let endpoint = self.upstream.as_ref();
-        record.upstream_host = endpoint.map(ToString::to_string).unwrap_or_default();
-        let came_back = endpoint.is_some() && (self.flags.is_empty() || self.flags == "URX");
+        record.upstream.clone_from(&self.upstream);
+        let came_back = self.upstream.is_some() && (self.flags.is_empty() || self.flags == "URX");
         if record.details.is_empty() {
             record.details = if came_back { "via_upstream".into() } else { record::details(&self.flags).into() };
         }
     }
 
     /// With a reason.
-    pub fn because(mut self, reason: impl Into<String>) -> Self {
+    pub fn because(mut self, reason: impl Into<Arc<str>>) -> Self {
         self.reason = reason.into();
         self
     }
@@ -90,8 +92,10 @@ impl Answer {
         let headers = self.response.headers_mut();
         message::insert(headers, HeaderName::from_static("x-meshroute-flags"), &self.flags);
         // Whoever refused it further on has said why.
-        if !headers.contains_key(&REASON) {
-            message::insert(headers, REASON, &self.reason);
+        match self.shown {
+            _ if headers.contains_key(&REASON) => {}
+            Some(shown) => drop(headers.insert(REASON, shown)),
+            None => message::insert(headers, REASON, &self.reason),
         }
         self.response
     }
@@ -107,7 +111,7 @@ pub fn arrived(tried: Tried, endpoint: &Endpoint, deadline: Option<std::time::In
             }
             let body = message::Timed::new(body, deadline.map(Instant::from_std), held);
             let response = Response::from_parts(parts, body.boxed());
-            Answer { response, flags: flag.to_string(), reason: String::new(), upstream: None }
+            Answer { response, flags: flag.to_string(), reason: Arc::default(), shown: None, upstream: None }
         }
         Err(failure) => failed(failure, flag),
     };

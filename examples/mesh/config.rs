@@ -1,21 +1,25 @@
 //! A snapshot in force, as it came from discovery.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::ptr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::header::HeaderValue;
-use meshroute::Router;
 use meshroute::authorize::Guard;
 use meshroute::model::destination_rule::ClientTlsMode;
 use meshroute::plan::{Cluster, Endpoint, Target};
+use meshroute::{Decision, Outcome, Router};
 
 use crate::dial;
+use crate::metrics::Via;
 use crate::question::Door;
 use crate::transport::Way;
 use crate::wire::{Inbound, Peer, Routes};
-use crate::workload::Workload;
+use crate::workload::{Service, Workload};
+use crate::world::rule_key;
+use crate::{answer, message};
 
 /// A snapshot in force: what is read together is swapped together.
 pub struct Config {
@@ -34,6 +38,19 @@ pub struct Config {
     peers: BTreeMap<SocketAddr, Peer>,
     underlay: BTreeMap<SocketAddr, SocketAddr>,
     workloads: BTreeMap<IpAddr, Arc<Workload>>,
+    told: Mutex<HashMap<(usize, usize), Arc<Told>>>,
+}
+
+/// What is said of every request that a route sends to a cluster: worked out once.
+pub struct Told {
+    /// By which rule, and to which cluster.
+    pub via: Via,
+    /// The service that was asked for.
+    pub service: Arc<Service>,
+    /// The rule in words.
+    pub reason: Arc<str>,
+    /// The same as a header.
+    pub shown: Option<HeaderValue>,
 }
 
 impl Config {
@@ -48,13 +65,35 @@ impl Config {
         let (underlay, places, own) = (routes.underlay, routes.places, Arc::new(routes.own));
         let metadata = serde_json::to_string(&*own).ok().and_then(|text| HeaderValue::from_str(&text).ok());
         let Routes { inbound, guard, peers, .. } = routes;
-        Ok(Config { router, places, own, inbound, guard, metadata, peers, underlay, workloads })
+        Ok(Config { router, places, own, inbound, guard, metadata, peers, underlay, workloads, told: Mutex::default() })
     }
 
     /// Whose pod an endpoint is.
     pub fn workload(&self, endpoint: &Endpoint) -> Arc<Workload> {
         let known = endpoint.socket().and_then(|socket| self.workloads.get(&socket.ip()));
-        known.map_or_else(|| Arc::new(Workload::unknown()), Arc::clone)
+        known.map_or_else(Workload::unknown, Arc::clone)
+    }
+
+    /// What is said of a decision that sends a request on by a route.
+    pub fn told(&self, decision: &Decision<'_>) -> Option<Arc<Told>> {
+        let (route, cluster) = (decision.route?, decision.cluster()?);
+        if !matches!(decision.outcome, Outcome::Forward(_)) {
+            return None;
+        }
+        // The plan keeps both where they are for as long as this value lives.
+        let key = (ptr::from_ref(route).addr(), ptr::from_ref(cluster).addr());
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = told.entry(key).or_insert_with(|| {
+            let reason: Arc<str> = answer::reason(&self.places, decision).into();
+            let rule = decision.origin().map(|origin| rule_key(&origin.written_in, &origin.field).into());
+            Arc::new(Told {
+                via: Via { rule: rule.unwrap_or_default(), cluster: Arc::clone(&cluster.name) },
+                service: Arc::new(Service::of_host(&cluster.host)),
+                shown: message::header(&reason),
+                reason,
+            })
+        });
+        Some(Arc::clone(told))
     }
 
     /// How an endpoint of a cluster is reached: encrypted where somebody is there who takes it, unless a DestinationRule

@@ -119,7 +119,7 @@ impl Loaded {
         self.seen = seen;
         match load(&self.wanted) {
             Ok(server) => self.server = Some(Arc::new(server)),
-            Err(error) => access_log::write(&format!(
+            Err(error) => access_log::write(format!(
                 "gateway: the certificate for {:?} cannot be used: {error}",
                 self.wanted.hosts
             )),

@@ -22,7 +22,7 @@ use crate::answer::{Answer, arrived};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::message;
-use crate::pool::{Body, Stuck, Tongue};
+use crate::pool::{Body, Parcel, Stuck, Tongue};
 use crate::question::{Door, Question, ip};
 use crate::record::Record;
 use crate::retry::{self, Cargo, Tried};
@@ -72,6 +72,13 @@ struct Errand<'e> {
     retry: Option<&'e Retry>,
     /// What is noted of the request; nothing is of a copy.
     record: Option<&'e Record>,
+}
+
+impl Errand<'_> {
+    /// Whether it is HTTP/1.1 and stays so.
+    fn is_plain(&self) -> bool {
+        self.tongue == Tongue::One && !self.head.headers().contains_key(header::UPGRADE)
+    }
 }
 
 impl Trip<'_> {
@@ -259,23 +266,24 @@ pub async fn deliver(
 
 /// Sends a request, and sends it again where a kept connection turns out to be closed.
 async fn send(errand: &Errand<'_>, way: &Way, cargo: &mut Cargo) -> Tried {
+    let metadata = errand.metadata.as_ref().filter(|_| way.peer.is_some());
     let mut unsent: Option<Box<Request<Body>>> = None;
     loop {
         let line = errand.upstream.line(way, errand.tongue, errand.identity, errand.connect_timeout).await?;
+        if let (Cargo::Small(body), true) = (&*cargo, line.is_bare() && errand.is_plain()) {
+            if let Some(record) = errand.record {
+                record.loaded(body.len() as u64);
+            }
+            let parcel =
+                Parcel { head: errand.head, more: metadata.map(|value| (message::PEER_METADATA, value)), body };
+            match errand.upstream.ask(line, parcel).await? {
+                Some((response, active)) => return Ok((response, vec![active])),
+                None => continue,
+            }
+        }
         let request = match unsent.take() {
             Some(request) => *request,
-            None => {
-                let body = cargo.unload().ok_or(Failure::Reset)?;
-                let body = match errand.record {
-                    Some(record) => record.receiving(body),
-                    None => body,
-                };
-                let mut request = with(errand.head, body, way.to, errand.tongue);
-                if let Some(metadata) = errand.metadata.clone().filter(|_| way.peer.is_some()) {
-                    request.headers_mut().insert(message::PEER_METADATA, metadata);
-                }
-                request
-            }
+            None => whole(errand, way, metadata, cargo)?,
         };
         match errand.upstream.send(line, request).await {
             Ok((response, active)) => return Ok((response, vec![active])),
@@ -285,16 +293,34 @@ async fn send(errand: &Errand<'_>, way: &Way, cargo: &mut Cargo) -> Tried {
     }
 }
 
+/// The request with its body, which goes with it if it can be sent only once.
+fn whole(
+    errand: &Errand<'_>,
+    way: &Way,
+    metadata: Option<&HeaderValue>,
+    cargo: &mut Cargo,
+) -> Result<Request<Body>, Failure> {
+    let body = cargo.unload().ok_or(Failure::Reset)?;
+    let body = match errand.record {
+        Some(record) => record.receiving(body),
+        None => body,
+    };
+    let mut request = with(errand.head, body, way.to, errand.tongue);
+    if let Some(metadata) = metadata {
+        request.headers_mut().insert(message::PEER_METADATA, metadata.clone());
+    }
+    Ok(request)
+}
+
 /// The request as it goes out, but for its body.
 pub fn outgoing(authority: &str, parts: &Parts, change: Option<&Change>) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = parts.method.clone();
-    *request.headers_mut() = parts.headers.clone();
+    *request.headers_mut() = message::passed_on(&parts.headers);
     let path = parts.uri.path_and_query().cloned().map(Uri::from);
     *request.uri_mut() = path.unwrap_or_default();
-    let upgrade = message::upgrade(request.headers()).cloned();
-    let trailers = message::wants_trailers(request.headers());
-    message::strip_hop_by_hop(request.headers_mut());
+    let upgrade = message::upgrade(&parts.headers).cloned();
+    let trailers = message::wants_trailers(&parts.headers);
     // Who somebody is, is not for the program to say.
     request.headers_mut().remove(message::PEER_METADATA);
     message::insert(request.headers_mut(), header::HOST, authority);

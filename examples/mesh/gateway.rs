@@ -31,6 +31,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let credentials: Arc<Credentials> = Arc::default();
     tokio::spawn(Arc::clone(&credentials).follow());
     let station = Arc::new(Station { config: config.clone(), telemetry, upstreams, identity, credentials });
+    tokio::spawn(station::tidy(Arc::clone(&station)));
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));
     let itself = Arc::clone(&station);

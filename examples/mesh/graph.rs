@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use crate::history::{PERIOD, Window};
-use crate::metrics::{Counts, Labels, Via};
+use crate::metrics::{Counts, Labels, Via, Word};
 use crate::scene::Scene;
 use crate::workload::{Service, UNKNOWN, Workload};
 
@@ -21,14 +21,14 @@ struct Flow {
     responses: BTreeMap<(u16, String, String), u64>,
     by_rule: BTreeMap<Via, u64>,
     encrypted: u64,
-    protocol: String,
+    protocol: Word,
 }
 
 impl Flow {
     fn add(&mut self, labels: &Labels, via: &Via, counts: &Counts) {
         self.counts.add(counts);
         self.protocol.clone_from(&labels.protocol);
-        let response = (labels.code, labels.flags.clone(), labels.service.host.clone());
+        let response = (labels.code, labels.flags.to_string(), labels.service.host.clone());
         *self.responses.entry(response).or_default() += counts.requests;
         *self.by_rule.entry(via.clone()).or_default() += counts.requests;
         self.secure(labels, counts);
@@ -327,11 +327,11 @@ fn responses(flow: &Flow) -> Value {
 fn rules(scene: &Scene, flow: &Flow) -> Vec<Value> {
     let rule = |(via, count): (&Via, &u64)| {
         json!({
-            "key": via.rule,
-            "cluster": via.cluster,
+            "key": &*via.rule,
+            "cluster": &*via.cluster,
             "requests": count,
             "percent": 100.0 * *count as f64 / flow.requests().max(1) as f64,
-            "rule": scene.rules.get(&via.rule),
+            "rule": scene.rules.get(&*via.rule),
         })
     };
     flow.by_rule.iter().map(rule).collect()

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
@@ -13,6 +13,7 @@ use hyper::{HeaderMap, Method, Request, Response, Version, header};
 use meshroute::authorize::{Call, MutualTls, Ruling};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use crate::answer::{Answer, REASON};
 use crate::config::Config;
@@ -26,7 +27,10 @@ use crate::spiffe::Name;
 use crate::station::Station;
 use crate::tunnel;
 use crate::wire::Inbound;
-use crate::workload::{Service, UNKNOWN, Workload};
+use crate::workload::{Service, Workload};
+
+/// How long somebody at the door waits for the first configuration.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Somebody at the door.
 #[derive(Clone)]
@@ -53,7 +57,7 @@ pub async fn serve(listener: TcpListener, station: Arc<Station>, port: u16) {
 
 /// Takes a connection to the pod's `port`; `local` is where whoever called found it.
 pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: SocketAddr, local: SocketAddr, port: u16) {
-    let Some(config) = station.config.borrow().clone() else { return };
+    let Some(config) = first(&station).await else { return };
     let mut caller = Caller { name: None, port, ends: Ends { local, remote } };
     let mode = config.guard.mutual_tls(port);
     let (opening, begun) = opening::hear(&mut stream).await;
@@ -72,6 +76,13 @@ pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: Socke
         }
         _ => converse(station, config, caller, opening, opening::rewound(begun, stream)).await,
     }
+}
+
+/// What is in force. Others may hear of this pod before its own proxy has heard what to do.
+async fn first(station: &Station) -> Option<Arc<Config>> {
+    let mut config = station.config.clone();
+    let known = timeout(PATIENCE, config.wait_for(Option::is_some)).await.ok()?.ok()?;
+    known.clone()
 }
 
 /// Goes on with a connection whose other end is known as far as it can be.
@@ -145,7 +156,7 @@ async fn admit(
     let call = Call::new(caller.port).principal(principal.as_deref()).source(caller.ends.remote.ip());
     let ruling = config.guard.judge(&call.request(&asked));
     if !ruling.is_allowed() {
-        record.details = ruling.to_string();
+        record.details = ruling.to_string().into();
         let mut answer = Answer::made_here(403, "", "RBAC: access denied").because(ruling.to_string());
         message::insert(answer.response.headers_mut(), REASON, &why(&ruling));
         return answer;
@@ -180,11 +191,11 @@ fn note(
 ) {
     record.reporter = "destination";
     record.route = "default".into();
-    record.via.cluster = format!("inbound|{}||", caller.port);
+    record.via.cluster = format!("inbound|{}||", caller.port).into();
     record.destination = Arc::clone(&config.own);
     record.service = match inbound.service.as_str() {
-        "" => Service::nobodys(UNKNOWN, UNKNOWN),
-        host => Service::of_host(host),
+        "" => Service::unknown(),
+        host => Arc::new(Service::of_host(host)),
     };
     record.security = "none";
     let Some(name) = &caller.name else { return };

@@ -13,6 +13,7 @@
 
 mod access_log;
 mod admin;
+mod alone;
 mod answer;
 mod args;
 mod ca;
@@ -24,6 +25,7 @@ mod demo;
 mod dial;
 mod discovery;
 mod dns;
+mod exchange;
 mod exec;
 mod explain;
 mod fabric;
@@ -76,8 +78,8 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
   mesh                 start the scenario nginx-canary, show what it does, and stop
   mesh serve [DIR]     keep a mesh running on a folder of YAML until Ctrl-C
                        (without DIR: on the scenario nginx-canary)
-    --access-log text|json   how requests are written down: Istio's default
-                             text form, or JSON
+    --access-log text|json|off   how requests are written down: Istio's default
+                             text form, JSON, or not at all
     --spans FILE             write a span for each request, as OpenTelemetry's JSON
     --lifetime SECONDS       how long certificates are good for (14400)
     --root-lifetime SECONDS  after how long the authority replaces its root (never)
@@ -89,6 +91,12 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
                        that was started with --intercept
   mesh precheck [DIR]  say whether this machine can run it: ports, privileges, tools
                        (with --intercept or --pods nginx: also what those need)
+
+  mesh alone DIR       one sidecar by itself, without discovery and identity, for pods
+                       whose `status.podIP` is on loopback: to be measured
+    --namespace NS           whose sidecar it is (default)
+    --listen http_proxy=PORT where it listens (anywhere on loopback)
+    --access-log ...         as above
 
 With cargo: `cargo run --example mesh`, `cargo run --example mesh -- serve [DIR]`.
 
@@ -127,6 +135,7 @@ async fn run(command: &str, args: Args) -> Result<(), Failure> {
     match command {
         "" => demo::run().await,
         "serve" => serve::run(&args).await,
+        "alone" => alone::run(&args).await,
         "precheck" => precheck::run(&args),
         "discovery" => discovery::run(&args).await,
         "pod" => pod::run(&args).await,

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, timeout};
 
 use crate::Failure;
 use crate::opening::{self, Opening};
-use crate::pool::Body;
+use crate::pool::{Body, Coming};
 use crate::upstream::Held;
 
 /// How long a client may take for the head of a request.
@@ -139,12 +139,19 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 
 /// Puts a header in, with `?` for what is not legal in one; an empty value is left out.
 pub fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    let plain: String = value.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
-    if let Ok(value) = HeaderValue::from_str(&plain)
-        && !plain.is_empty()
-    {
+    if let Some(value) = header(value) {
         headers.insert(name, value);
     }
+}
+
+/// A header's value, with `?` for what is not legal in one; `None`: it is empty.
+pub fn header(value: &str) -> Option<HeaderValue> {
+    let is_plain = |c: char| c.is_ascii_graphic() || c == ' ';
+    if value.chars().all(is_plain) {
+        return HeaderValue::from_str(value).ok().filter(|_| !value.is_empty());
+    }
+    let plain: String = value.chars().map(|c| if is_plain(c) { c } else { '?' }).collect();
+    HeaderValue::from_str(&plain).ok()
 }
 
 /// In which one sidecar tells another which workload it stands beside, as Istio's do.
@@ -152,35 +159,62 @@ pub const PEER_METADATA: HeaderName = HeaderName::from_static("x-envoy-peer-meta
 /// In which a sidecar tells its program who the other end has proved to be (Envoy's `x-forwarded-client-cert`).
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// Headers that are for one connection only (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authorization",
-    "proxy-authenticate",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+/// Whether a header is for one connection only (RFC 9110, section 7.6.1).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authorization"
+            | "proxy-authenticate"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// What `Connection` names. The framing is not the sender's to take away.
+fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    let connection = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = connection.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
+    names.filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST).collect()
+}
+
+/// A copy without what is for one connection only, also what `Connection` names.
+pub fn passed_on(headers: &HeaderMap) -> HeaderMap {
+    let (named, mut passed) = (named(headers), HeaderMap::with_capacity(headers.len() + 2));
+    for (name, value) in headers.iter().filter(|(name, _)| !is_hop_by_hop(name) && !named.contains(name)) {
+        passed.append(name.clone(), value.clone());
+    }
+    passed
+}
 
 /// Takes out what is for one connection only, also what `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let connection = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let named: Vec<String> =
-        connection.flat_map(|value| value.split(',')).map(|name| name.trim().to_string()).collect();
-    for name in named.iter().map(String::as_str).chain(HOP_BY_HOP) {
-        // The framing is not the client's to take away.
-        if !name.eq_ignore_ascii_case("content-length") && !name.eq_ignore_ascii_case("host") {
-            headers.remove(name);
-        }
+    let own = headers.keys().filter(|name| is_hop_by_hop(name)).cloned();
+    let names: Vec<HeaderName> = own.chain(named(headers)).collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 
+/// The route's time was over before the answer's end.
+#[derive(Debug)]
+pub struct Late;
+
+impl std::fmt::Display for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the route's time is over")
+    }
+}
+
+impl std::error::Error for Late {}
+
 /// An answer's body that must have come before the route's time is over.
 pub struct Timed {
-    body: Incoming,
+    body: Coming,
     deadline: Option<Pin<Box<Sleep>>>,
     /// What its request takes up until then.
     held: Vec<Held>,
@@ -188,7 +222,7 @@ pub struct Timed {
 
 impl Timed {
     /// A body, and the time by which it must have come; `None`: any.
-    pub fn new(body: Incoming, deadline: Option<Instant>, held: Vec<Held>) -> Self {
+    pub fn new(body: Coming, deadline: Option<Instant>, held: Vec<Held>) -> Self {
         Timed { body, deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))), held }
     }
 }
@@ -202,10 +236,10 @@ impl hyper::body::Body for Timed {
             if frame.is_none() || self.body.is_end_stream() {
                 self.held.clear();
             }
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            return Poll::Ready(frame);
         }
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
-        deadline.as_mut().poll(cx).map(|()| Some(Err("the route's time is over".into())))
+        deadline.as_mut().poll(cx).map(|()| Some(Err(Late.into())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -2,8 +2,10 @@
 //!
 //! Knows numbers and names. Knows nothing of how a request went, and looks at no clock.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -18,30 +20,40 @@ pub const BOUNDS: [f64; 19] =
 const MAX_SERIES: usize = 4096;
 
 /// What a request is counted under. Every label is always there; what is not known is `unknown`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Labels {
     /// Whose proxy reports: the caller's (`source`), or that of who is asked (`destination`).
-    pub reporter: String,
+    pub reporter: Word,
     /// Who the caller has proved to be.
-    pub source_principal: String,
+    pub source_principal: Word,
     /// Who answered has proved to be.
-    pub destination_principal: String,
+    pub destination_principal: Word,
     /// Who asks.
     pub source: Arc<Workload>,
     /// Who answered.
     pub destination: Arc<Workload>,
     /// Who was asked for.
-    pub service: Service,
+    pub service: Arc<Service>,
     /// `http` or `grpc`.
-    pub protocol: String,
+    pub protocol: Word,
     /// The status; 0: none was sent.
     pub code: u16,
     /// gRPC's own status; empty where it is not gRPC.
-    pub grpc: String,
+    pub grpc: Word,
     /// Envoy's flags, with commas between them; `-`: none.
-    pub flags: String,
+    pub flags: Word,
     /// `mutual_tls`, `none` or `unknown`.
-    pub security: String,
+    pub security: Word,
+}
+
+/// What most labels are: one of a few words.
+pub type Word = Cow<'static, str>;
+
+/// By what tells the series of one proxy apart, mostly: they are looked up for each request.
+impl Hash for Labels {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.code, &self.flags, &self.service.host, &self.destination.name).hash(state);
+    }
 }
 
 impl Labels {
@@ -61,7 +73,7 @@ impl Labels {
         // A known service has a known cluster, also where none of its pods was reached.
         let in_mesh = service.namespace != UNKNOWN;
         let cluster = if in_mesh { "Kubernetes" } else { to.cluster() };
-        let mut pairs = vec![("reporter", self.reporter.clone())];
+        let mut pairs = vec![("reporter", self.reporter.to_string())];
         let mut push = |name, value: &str| pairs.push((name, value.to_string()));
         push("source_workload", &from.name);
         push("source_canonical_service", &from.service);
@@ -100,9 +112,9 @@ impl Labels {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Via {
     /// The rule, as [`rule_key`](crate::world::rule_key) names it; empty: the service's default route.
-    pub rule: String,
+    pub rule: Arc<str>,
     /// The cluster, by Istio's name for it; empty: none.
-    pub cluster: String,
+    pub cluster: Arc<str>,
 }
 
 /// How often values fell into each of some ranges.
@@ -216,7 +228,7 @@ pub struct Sample {
 /// All that a proxy counts.
 #[derive(Default)]
 pub struct Metrics {
-    series: Mutex<BTreeMap<(Labels, Via), Counts>>,
+    series: Mutex<HashMap<(Labels, Via), Counts>>,
 }
 
 impl Metrics {
@@ -224,7 +236,7 @@ impl Metrics {
     pub fn observe(&self, mut labels: Labels, mut via: Via, seen: &Observation) {
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         if series.len() >= MAX_SERIES && !series.contains_key(&(labels.clone(), via.clone())) {
-            labels.service = Service::nobodys(UNKNOWN, UNKNOWN);
+            labels.service = Service::unknown();
             via = Via::default();
         }
         let counts = series.entry((labels, via)).or_default();
@@ -242,7 +254,10 @@ impl Metrics {
             via: via.clone(),
             counts: counts.clone(),
         };
-        series.iter().map(sample).collect()
+        let mut samples: Vec<Sample> = series.iter().map(sample).collect();
+        drop(series);
+        samples.sort_by(|one, other| (&one.labels, &one.via).cmp(&(&other.labels, &other.via)));
+        samples
     }
 
     /// All series as Prometheus reads them (text format 0.0.4).

@@ -3,12 +3,14 @@
 //! Knows how HTTP/1, HTTP/2 and TLS begin. A client that waits for the server to speak first says nothing for a while;
 //! so does one that is slow or dead, and whoever serves HTTP only does not wait for long.
 
-use std::io::Cursor;
+use std::io::{self, Cursor};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use meshroute::TlsHello;
 use meshroute::adapter::tls;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use crate::identity::ALPN;
@@ -93,7 +95,52 @@ fn kind(read: &[u8]) -> Option<Opening> {
 }
 
 /// A stream with what was read of it put back.
-pub fn rewound<S: AsyncRead + AsyncWrite>(read: Vec<u8>, stream: S) -> impl AsyncRead + AsyncWrite + Unpin {
-    let (rest, writer) = tokio::io::split(stream);
-    tokio::io::join(Cursor::new(read).chain(rest), writer)
+pub fn rewound<S: AsyncRead + AsyncWrite + Unpin>(read: Vec<u8>, stream: S) -> Rewound<S> {
+    Rewound { read: Cursor::new(read), stream }
+}
+
+/// What [`rewound`] makes.
+pub struct Rewound<S> {
+    read: Cursor<Vec<u8>>,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let at = self.read.position() as usize;
+        let left = self.read.get_ref().get(at..).unwrap_or_default();
+        if left.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, into);
+        }
+        let size = left.len().min(into.remaining());
+        into.put_slice(&left[..size]);
+        self.read.set_position((at + size) as u64);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

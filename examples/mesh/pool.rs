@@ -1,19 +1,25 @@
 //! Connections to upstreams, kept open between requests and held below their limits.
 //!
-//! Knows sockets, HTTP/1.1 and HTTP/2. Knows nothing of routing.
+//! Knows sockets, HTTP/1.1 and HTTP/2. Knows nothing of routing. A request of HTTP/1.1 that is all there goes onto its
+//! connection in the task that asks ([`exchange`](crate::exchange)): nothing is handed from task to task, and an answer that
+//! came in one piece goes out in one. What streams, or may become something else, is hyper's.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::combinators::BoxBody;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use meshroute::balance::{Failure, Overflow};
 
 use crate::Failure as Trouble;
+use crate::exchange::{Arriving, Broken, Home, Wire};
 use crate::identity::Identity;
 use crate::transport::{Io, Way};
 use crate::upstream::{Held, Upstream, What};
@@ -22,7 +28,7 @@ use crate::upstream::{Held, Upstream, What};
 pub type Body = BoxBody<Bytes, Trouble>;
 
 /// How many connections that nobody uses are kept for one socket.
-const IDLE: usize = 16;
+const IDLE: usize = 256;
 
 /// Which HTTP is spoken to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +56,8 @@ pub struct Line {
 }
 
 enum Sender {
+    /// HTTP/1.1, spoken by whoever has it. It counts as open until the second value goes.
+    Bare(Wire, Held),
     One(http1::SendRequest<Body>),
     Two(http2::SendRequest<Body>),
 }
@@ -69,18 +77,32 @@ impl From<Overflow> for Stuck {
 }
 
 impl Idle {
-    fn take(&mut self, to: &Way, tongue: Tongue) -> Option<Line> {
+    /// A connection to somewhere. Those that turn out to be over are put with the `dead`, to be dropped once nothing is
+    /// locked.
+    fn take(&mut self, to: &Way, tongue: Tongue, dead: &mut Vec<Line>) -> Option<Line> {
         if tongue == Tongue::Two {
             let sender = self.two.get(to).filter(|sender| !sender.is_closed()).cloned()?;
             return Some(Line { to: to.clone(), sender: Sender::Two(sender), served: 1 });
         }
         let kept = self.one.get_mut(to)?;
-        let usable = |line: &Line| matches!(&line.sender, Sender::One(one) if one.is_ready() && !one.is_closed());
-        let found = std::iter::from_fn(|| kept.pop()).find(usable);
-        if kept.is_empty() {
-            self.one.remove(to);
+        while let Some(mut line) = kept.pop() {
+            if line.is_usable() {
+                return Some(line);
+            }
+            dead.push(line);
         }
-        found
+        None
+    }
+
+    /// Takes out what is over, to be dropped once nothing is locked.
+    pub fn sweep(&mut self) -> Vec<Line> {
+        let mut dead = Vec::new();
+        for kept in self.one.values_mut() {
+            dead.extend(kept.extract_if(.., |line| !line.is_usable()));
+        }
+        self.one.retain(|_, kept| !kept.is_empty());
+        self.two.retain(|_, sender| !sender.is_closed());
+        dead
     }
 }
 
@@ -88,6 +110,99 @@ impl Line {
     /// Whether it has served before, so that the other side may have closed it in the meantime.
     pub fn is_used(&self) -> bool {
         self.served > 0
+    }
+
+    /// Whether the other side has not hung up, as far as that is known by now.
+    fn is_usable(&mut self) -> bool {
+        match &mut self.sender {
+            Sender::Bare(wire, _) => wire.is_quiet(),
+            Sender::One(one) => one.is_ready() && !one.is_closed(),
+            Sender::Two(two) => !two.is_closed(),
+        }
+    }
+
+    /// With hyper on it, in a task of its own.
+    async fn hosted(self) -> Result<Self, Failure> {
+        let Line { to, sender, served } = self;
+        let sender = match sender {
+            Sender::Bare(wire, held) => {
+                let (sender, connection) =
+                    http1::handshake(TokioIo::new(wire.into_io())).await.map_err(|_| Failure::Connect)?;
+                tokio::spawn(async move {
+                    let _ = connection.with_upgrades().await;
+                    drop(held);
+                });
+                Sender::One(sender)
+            }
+            other => other,
+        };
+        Ok(Line { to, sender, served })
+    }
+}
+
+/// A request that can be sent as often as one likes.
+pub struct Parcel<'a> {
+    /// Its head.
+    pub head: &'a Request<()>,
+    /// One more header.
+    pub more: Option<(HeaderName, &'a HeaderValue)>,
+    /// All of its body.
+    pub body: &'a Bytes,
+}
+
+/// A connection that one exchange has to itself, and where it goes after that.
+pub struct Borrowed {
+    wire: Wire,
+    held: Held,
+    to: Way,
+    served: u32,
+    upstream: Arc<Upstream>,
+}
+
+impl Home for Borrowed {
+    fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+
+    fn back(self) {
+        let Borrowed { wire, held, to, served, upstream } = self;
+        if served < upstream.requests_per_connection() {
+            upstream.put(Line { to, sender: Sender::Bare(wire, held), served });
+        }
+    }
+}
+
+/// The body of an upstream's answer.
+pub enum Coming {
+    /// Through hyper.
+    Hosted(Incoming),
+    /// Straight from the connection.
+    Bare(Arriving<Borrowed>),
+}
+
+impl hyper::body::Body for Coming {
+    type Data = Bytes;
+    type Error = Trouble;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Trouble>>> {
+        match &mut *self {
+            Coming::Hosted(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Coming::Bare(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Coming::Hosted(body) => body.is_end_stream(),
+            Coming::Bare(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Coming::Hosted(body) => body.size_hint(),
+            Coming::Bare(body) => body.size_hint(),
+        }
     }
 }
 
@@ -100,14 +215,14 @@ impl Upstream {
         identity: &Identity,
         patience: Duration,
     ) -> Result<Line, Failure> {
-        if let Some(line) = self.state().idle.take(to, tongue) {
+        if let Some(line) = self.kept(to, tongue) {
             return Ok(line);
         }
         let _waiting = self.hold(What::Waiting).map_err(|_| Failure::Overflow)?;
         loop {
             let mut freed = Box::pin(self.freed.notified());
             freed.as_mut().enable();
-            if let Some(line) = self.state().idle.take(to, tongue) {
+            if let Some(line) = self.kept(to, tongue) {
                 return Ok(line);
             }
             match self.hold(What::Connection(to.to)) {
@@ -120,20 +235,20 @@ impl Upstream {
         }
     }
 
+    fn kept(&self, to: &Way, tongue: Tongue) -> Option<Line> {
+        let mut dead = Vec::new();
+        // INVARIANT: what drops a connection locks the state, so that none is dropped while it is locked.
+        let taken = self.state().idle.take(to, tongue, &mut dead);
+        drop(dead);
+        taken
+    }
+
     async fn dial(self: &Arc<Self>, to: Way, tongue: Tongue, stream: Box<dyn Io>, held: Held) -> Option<Line> {
-        let stream = TokioIo::new(stream);
         let sender = match tongue {
-            Tongue::One => {
-                let (sender, connection) = http1::handshake(stream).await.ok()?;
-                tokio::spawn(async move {
-                    let _ = connection.with_upgrades().await;
-                    drop(held);
-                });
-                Sender::One(sender)
-            }
+            Tongue::One => Sender::Bare(Wire::new(stream), held),
             Tongue::Two => {
                 let mut http = http2::Builder::new(TokioExecutor::new());
-                let (sender, connection) = http.timer(TokioTimer::new()).handshake(stream).await.ok()?;
+                let (sender, connection) = http.timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await.ok()?;
                 self.state().idle.two.insert(to.clone(), sender.clone());
                 tokio::spawn(async move {
                     let _ = connection.await;
@@ -145,22 +260,44 @@ impl Upstream {
         Some(Line { to, sender, served: 0 })
     }
 
-    /// Sends a request and waits for the head of its answer. The request counts until the second value goes.
-    pub async fn send(
+    /// Sends a request that is all there and waits for the head of its answer. The request counts until the second value
+    /// goes. `None`: the connection had been closed by the other side, and nothing was sent.
+    pub async fn ask(
         self: &Arc<Self>,
-        mut line: Line,
-        request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Held), Stuck> {
+        line: Line,
+        parcel: Parcel<'_>,
+    ) -> Result<Option<(Response<Coming>, Held)>, Failure> {
+        let used = line.is_used();
+        let Line { to, sender: Sender::Bare(mut wire, held), served } = line else {
+            return Err(Failure::Reset);
+        };
+        let active = self.hold(What::Request).map_err(|_| Failure::Overflow)?;
+        match wire.ask(parcel.head, parcel.more, parcel.body).await {
+            Ok(answered) => {
+                let served = served.saturating_add(1);
+                let home = Borrowed { wire, held, to, served, upstream: Arc::clone(self) };
+                Ok(Some((Arriving::new(answered, home).map(Coming::Bare), active)))
+            }
+            Err(Broken::Unsent) if used => Ok(None),
+            Err(Broken::Unsent) => Err(Failure::Before),
+            Err(Broken::Lost) => Err(Failure::Reset),
+        }
+    }
+
+    /// Sends a request by way of hyper and waits for the head of its answer. The request counts until the second value goes.
+    pub async fn send(self: &Arc<Self>, line: Line, request: Request<Body>) -> Result<(Response<Coming>, Held), Stuck> {
         let active = self.hold(What::Request)?;
         let used = line.is_used();
+        let mut line = line.hosted().await.map_err(Stuck::Lost)?;
         let sent = match &mut line.sender {
+            Sender::Bare(..) => return Err(Stuck::Lost(Failure::Connect)),
             Sender::One(sender) => sender.try_send_request(request).await,
             Sender::Two(sender) => sender.try_send_request(request).await,
         };
         match sent {
             Ok(response) => {
                 self.keep(line);
-                Ok((response, active))
+                Ok((response.map(Coming::Hosted), active))
             }
             Err(mut error) => match error.take_message() {
                 Some(unsent) if used => Err(Stuck::Unsent(Box::new(unsent))),
@@ -170,7 +307,7 @@ impl Upstream {
         }
     }
 
-    /// Puts a connection back once its answer has been read to the end, unless it has served enough.
+    /// Puts a connection of hyper's back once its answer has been read to the end, unless it has served enough.
     fn keep(self: &Arc<Self>, line: Line) {
         let served = line.served.saturating_add(1);
         let Sender::One(mut sender) = line.sender else { return };
@@ -179,17 +316,34 @@ impl Upstream {
         }
         let upstream = Arc::clone(self);
         tokio::spawn(async move {
-            if sender.ready().await.is_err() {
-                return;
+            if sender.ready().await.is_ok() {
+                upstream.put(Line { to: line.to, sender: Sender::One(sender), served });
             }
-            let mut state = upstream.state();
-            let lines = state.idle.one.entry(line.to.clone()).or_default();
-            let kept = Line { to: line.to, sender: Sender::One(sender), served };
-            if lines.len() < IDLE {
-                lines.push(kept);
-            }
-            drop(state);
-            upstream.freed.notify_waiters();
         });
+    }
+
+    /// Puts a connection back. One too many, or one to a cluster that nobody knows any more, is closed.
+    fn put(&self, line: Line) {
+        let mut state = self.state();
+        let mut over = None;
+        if !state.forgotten {
+            match state.idle.one.get_mut(&line.to) {
+                Some(lines) if lines.len() >= IDLE => over = Some(line),
+                Some(lines) => lines.push(line),
+                None => drop(state.idle.one.insert(line.to.clone(), vec![line])),
+            }
+        } else {
+            over = Some(line);
+        }
+        drop(state);
+        drop(over);
+        self.freed.notify_waiters();
+    }
+}
+
+impl Line {
+    /// Whether a request that is all there can go onto it without hyper.
+    pub fn is_bare(&self) -> bool {
+        matches!(self.sender, Sender::Bare(..))
     }
 }

@@ -32,6 +32,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let (itself, credentials) = (Arc::clone(&identity), Arc::default());
     let station = Arc::new(Station { config, telemetry, upstreams, identity: itself, credentials });
     tokio::spawn(station::serve(listener, Arc::clone(&station), Door::Proxy(address)));
+    tokio::spawn(station::tidy(Arc::clone(&station)));
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));
     let mut listening = BTreeMap::from([("http_proxy".to_string(), address.port()), ("admin".into(), admin.port())]);

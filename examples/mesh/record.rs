@@ -14,19 +14,22 @@ use hyper::body::{Body as _, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, Version};
+use meshroute::plan::Endpoint;
 use tracing::Span;
 
 use crate::Failure;
-use crate::access_log::{self, Encoding};
+use crate::access_log::Encoding;
 use crate::args::Args;
-use crate::message::Ends;
-use crate::metrics::{Labels, Metrics, Observation, Via};
+use crate::message::{Ends, Late};
+use crate::metrics::{Labels, Metrics, Observation, Via, Word};
 use crate::pool::Body;
 use crate::spans;
 use crate::workload::{Service, UNKNOWN, Workload};
 
 /// Names a request across all that handle it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Where records are told.
 pub struct Telemetry {
@@ -53,19 +56,19 @@ pub struct Record {
     /// The sockets at both ends of the client's connection.
     pub ends: Option<Ends>,
     /// The method.
-    pub method: String,
+    pub method: Method,
     /// The path as it came.
     pub path: String,
     /// `HTTP/1.1`.
-    pub protocol: String,
+    pub protocol: &'static str,
     /// The host that was asked for.
     pub authority: String,
     /// `User-Agent`.
-    pub user_agent: String,
+    pub user_agent: Said,
     /// `X-Forwarded-For`.
-    pub forwarded_for: String,
+    pub forwarded_for: Said,
     /// `X-Request-Id`, given here where it was missing.
-    pub request_id: String,
+    pub request_id: Said,
     is_grpc: bool,
     received: Arc<AtomicU64>,
     /// The status that was sent; 0: none.
@@ -73,20 +76,20 @@ pub struct Record {
     /// Envoy's flags, with commas between them; empty: none.
     pub flags: String,
     /// Envoy's response code details.
-    pub details: String,
-    grpc: String,
+    pub details: Word,
+    grpc: Said,
     /// The bytes of the answer's body that were sent.
     pub sent: u64,
     /// How long the upstream took to begin its answer.
     pub upstream_time: Option<Duration>,
     /// The endpoint that the last try went to.
-    pub upstream_host: String,
+    pub upstream: Option<Endpoint>,
     /// The route's name.
-    pub route: String,
+    pub route: Arc<str>,
     /// By which rule it went, and to which cluster.
     pub via: Via,
     /// The same in words.
-    pub reason: String,
+    pub reason: Arc<str>,
     /// Which side's proxy this is: `source` or `destination`.
     pub reporter: &'static str,
     /// How the request came: `mutual_tls`, `none`, or `unknown` to a caller's proxy, as Istio has it.
@@ -100,7 +103,7 @@ pub struct Record {
     /// Whose pod answered.
     pub destination: Arc<Workload>,
     /// Who was asked for.
-    pub service: Service,
+    pub service: Arc<Service>,
     complete: bool,
     span: Span,
 }
@@ -109,45 +112,42 @@ impl Record {
     /// Begins one.
     pub fn begin(telemetry: &Arc<Telemetry>, parts: &mut Parts) -> Self {
         let span = spans::open(&mut parts.headers);
-        let (unknown, authority) = (Arc::new(Workload::unknown()), parts.uri.authority());
-        let authority = authority.map_or_else(|| text(&parts.headers, &header::HOST), ToString::to_string);
-        let request_id = HeaderValue::from_str(&uuid()).unwrap_or(HeaderValue::from_static("unknown"));
-        parts.headers.entry(REQUEST_ID).or_insert(request_id);
+        let authority = parts.uri.authority();
+        let authority =
+            authority.map_or_else(|| Said::of(&parts.headers, &header::HOST).to_string(), ToString::to_string);
+        let request_id = parts.headers.entry(REQUEST_ID).or_insert_with(uuid).clone();
+        let unknown = Workload::unknown();
         Record {
             telemetry: Arc::clone(telemetry),
             started: SystemTime::now(),
             begun: Instant::now(),
             ends: parts.extensions.get::<Ends>().copied(),
-            method: parts.method.to_string(),
+            method: parts.method.clone(),
             path: parts.uri.path_and_query().map_or_else(|| parts.uri.to_string(), ToString::to_string),
-            protocol: if parts.version == Version::HTTP_10 {
-                "HTTP/1.0".into()
-            } else {
-                format!("{:?}", parts.version)
-            },
+            protocol: protocol(parts.version),
             authority,
-            user_agent: text(&parts.headers, &header::USER_AGENT),
-            forwarded_for: text(&parts.headers, &HeaderName::from_static("x-forwarded-for")),
-            request_id: text(&parts.headers, &REQUEST_ID),
-            is_grpc: text(&parts.headers, &header::CONTENT_TYPE).starts_with("application/grpc"),
+            user_agent: Said::of(&parts.headers, &header::USER_AGENT),
+            forwarded_for: Said::of(&parts.headers, &FORWARDED_FOR),
+            request_id: Said(Some(request_id)),
+            is_grpc: Said::of(&parts.headers, &header::CONTENT_TYPE).starts_with("application/grpc"),
             received: Arc::default(),
             status: 0,
             flags: String::new(),
-            details: String::new(),
-            grpc: String::new(),
+            details: Word::default(),
+            grpc: Said::default(),
             sent: 0,
             upstream_time: None,
-            upstream_host: String::new(),
-            route: String::new(),
+            upstream: None,
+            route: Arc::default(),
             via: Via::default(),
-            reason: String::new(),
+            reason: Arc::default(),
             reporter: "source",
             security: UNKNOWN,
             source_principal: String::new(),
             destination_principal: String::new(),
             source: Arc::clone(&unknown),
             destination: unknown,
-            service: Service::nobodys(UNKNOWN, UNKNOWN),
+            service: Service::unknown(),
             complete: false,
             span,
         }
@@ -156,6 +156,11 @@ impl Record {
     /// The bytes of the request's body that have come so far.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// The request's body was all there, and as large as this.
+    pub fn loaded(&self, size: u64) {
+        self.received.store(size, Ordering::Relaxed);
     }
 
     /// Counts what comes of a request's body. Of several tries the last one counts.
@@ -172,8 +177,8 @@ impl Record {
     /// Sends the answer out; the record is told when that is done.
     pub fn answered(mut self, response: Response<Body>) -> Response<Body> {
         self.status = response.status().as_u16();
-        self.grpc = text(response.headers(), &HeaderName::from_static("grpc-status"));
-        let bodiless = self.method == Method::HEAD.as_str() || matches!(self.status, 204 | 304);
+        self.grpc = Said::of(response.headers(), &GRPC_STATUS);
+        let bodiless = self.method == Method::HEAD || matches!(self.status, 204 | 304);
         self.complete = bodiless || response.body().is_end_stream();
         response.map(|body| Sending { body, record: self }.boxed())
     }
@@ -185,11 +190,11 @@ impl Record {
             destination_principal: or_unknown(&self.destination_principal),
             source: Arc::clone(&self.source),
             destination: Arc::clone(&self.destination),
-            service: self.service.clone(),
+            service: Arc::clone(&self.service),
             protocol: if self.is_grpc { "grpc".into() } else { "http".into() },
             code: self.status,
-            grpc: if self.is_grpc { self.grpc.clone() } else { String::new() },
-            flags: if self.flags.is_empty() { "-".into() } else { self.flags.clone() },
+            grpc: if self.is_grpc { self.grpc.to_string().into() } else { Word::default() },
+            flags: if self.flags.is_empty() { "-".into() } else { self.flags.clone().into() },
             security: self.security.into(),
         }
     }
@@ -197,9 +202,9 @@ impl Record {
     /// The upstream or the route's time ended the answer before its end.
     fn broke_off(&mut self, error: &Failure) {
         self.complete = true;
-        let (flag, details) = match error.is::<hyper::Error>() {
-            true => ("UC", "upstream_reset_after_response_started{connection_termination}"),
-            false => ("UT", "response_timeout"),
+        let (flag, details) = match error.is::<Late>() {
+            false => ("UC", "upstream_reset_after_response_started{connection_termination}"),
+            true => ("UT", "response_timeout"),
         };
         self.flags = flag.into();
         self.details = details.into();
@@ -216,7 +221,7 @@ impl Drop for Record {
             Observation { duration: self.duration().as_secs_f64() * 1e3, received: self.received(), sent: self.sent };
         self.telemetry.metrics.observe(self.labels(), self.via.clone(), &seen);
         spans::close(&self.span, self);
-        access_log::write(&self.telemetry.encoding.line(self));
+        self.telemetry.encoding.tell(self);
     }
 }
 
@@ -265,7 +270,7 @@ impl hyper::body::Body for Sending {
             Poll::Ready(Some(Ok(frame))) => {
                 record.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
                 if let Some(trailers) = frame.trailers_ref() {
-                    record.grpc = text(trailers, &HeaderName::from_static("grpc-status"));
+                    record.grpc = Said::of(trailers, &GRPC_STATUS);
                 }
                 record.complete |= ended;
             }
@@ -302,17 +307,43 @@ pub fn details(flags: &str) -> &'static str {
     }
 }
 
-fn or_unknown(text: &str) -> String {
-    if text.is_empty() { UNKNOWN.into() } else { text.into() }
+fn or_unknown(text: &str) -> Word {
+    if text.is_empty() { UNKNOWN.into() } else { text.to_string().into() }
 }
 
-fn text(headers: &HeaderMap, name: &HeaderName) -> String {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+/// A header's value as it came, not copied; empty where it was not sent or is no text.
+#[derive(Clone, Default)]
+pub struct Said(Option<HeaderValue>);
+
+impl Said {
+    fn of(headers: &HeaderMap, name: &HeaderName) -> Self {
+        Said(headers.get(name).cloned())
+    }
+}
+
+impl std::ops::Deref for Said {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.0.as_ref().and_then(|value| std::str::from_utf8(value.as_bytes()).ok()).unwrap_or_default()
+    }
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        _ => "HTTP/2.0",
+    }
 }
 
 /// A random UUID (RFC 9562, version 4).
-fn uuid() -> String {
+fn uuid() -> HeaderValue {
     let n = (rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{n:032x}");
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    let (mut text, mut shift) = ([b'-'; 36], 128);
+    for at in (0..36).filter(|at| !matches!(at, 8 | 13 | 18 | 23)) {
+        shift -= 4;
+        text[at] = b"0123456789abcdef"[(n >> shift) as usize & 0xf];
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("unknown"))
 }

@@ -11,14 +11,14 @@ use meshroute::balance::{self, Ended, Failure};
 use meshroute::plan::Retry;
 
 use crate::message;
-use crate::pool::Body;
+use crate::pool::{Body, Coming};
 use crate::upstream::Held;
 
 /// The largest body that is kept for another try.
 const REPLAYABLE: u64 = 64 << 10;
 
 /// How one try ended: with the head of an answer, and what its request still holds; or without.
-pub type Tried = Result<(Response<Incoming>, Vec<Held>), Failure>;
+pub type Tried = Result<(Response<Coming>, Vec<Held>), Failure>;
 
 /// A body as far as it matters for another try.
 pub enum Cargo {
@@ -31,6 +31,9 @@ pub enum Cargo {
 impl Cargo {
     /// Reads a small body whole; a large one is left to stream, once.
     pub async fn load(body: Incoming) -> Result<Self, hyper::Error> {
+        if body.is_end_stream() {
+            return Ok(Cargo::Small(Bytes::new()));
+        }
         match body.size_hint().upper() {
             Some(size) if size <= REPLAYABLE => Ok(Cargo::Small(body.collect().await?.to_bytes())),
             _ => Ok(Cargo::Stream(Some(body))),

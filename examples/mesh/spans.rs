@@ -112,15 +112,15 @@ pub fn close(span: &Span, record: &Record) {
     span.record("title", format!("{}/*", record.service.host));
     let own = if record.reporter == "destination" { &record.destination } else { &record.source };
     span.record("service.name", format!("{}.{}", own.service, own.namespace));
-    span.record("http.request.method", &record.method);
+    span.record("http.request.method", record.method.as_str());
     span.record("http.response.status_code", record.status);
     span.record("url.path", record.path.split('?').next().unwrap_or_default());
     span.record("server.address", &record.authority);
-    span.record("user_agent.original", &record.user_agent);
-    span.record("guid_x_request_id", &record.request_id);
-    span.record("upstream_cluster", &record.via.cluster);
-    span.record("response_flags", if record.flags.is_empty() { "-" } else { &record.flags });
-    span.record("meshroute.reason", &record.reason);
+    span.record("user_agent.original", &*record.user_agent);
+    span.record("guid_x_request_id", &*record.request_id);
+    span.record("upstream_cluster", &*record.via.cluster);
+    span.record("response_flags", if record.flags.is_empty() { "-" } else { record.flags.as_str() });
+    span.record("meshroute.reason", &*record.reason);
 }
 
 /// Collects spans and writes each once it is over.

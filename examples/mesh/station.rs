@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::access_log;
 use crate::answer::{Answer, reason};
-use crate::config::Config;
+use crate::config::{Config, Told};
 use crate::credentials::{Credentials, Secured};
 use crate::forward::{Trip, outgoing};
 use crate::identity::Identity;
@@ -58,6 +58,17 @@ impl Station {
         self.upstreams.adopt(&config.router.plan().clusters);
         into.send_replace(Some(Arc::new(config)));
         Ok(())
+    }
+}
+
+/// How often connections are looked at that nobody uses.
+const TIDYING: Duration = Duration::from_secs(1);
+
+/// Lets go, for ever, of connections that others have closed.
+pub async fn tidy(station: Arc<Station>) {
+    loop {
+        tokio::time::sleep(TIDYING).await;
+        station.upstreams.sweep();
     }
 }
 
@@ -208,7 +219,8 @@ impl Station {
             let decision = config.router.decide(&asked, &roll);
             (decision.clone(), adapter::answer(&decision, &asked), Change::of(&decision, &asked))
         };
-        note(&config, door, &question, &decision, record);
+        let told = config.told(&decision);
+        note(&config, told.as_deref(), door, &question, &decision, record);
         if let Some(delay) = decision.delay {
             tokio::time::sleep(delay).await;
         }
@@ -243,7 +255,10 @@ impl Station {
             }
         };
         if answer.reason.is_empty() {
-            answer.reason = reason(&config.places, &decision);
+            (answer.reason, answer.shown) = match told {
+                Some(told) => (Arc::clone(&told.reason), told.shown.clone()),
+                None => (reason(&config.places, &decision).into(), None),
+            };
         }
         answer
     }
@@ -278,20 +293,32 @@ impl Station {
 }
 
 /// Puts down what was decided for a request.
-fn note(config: &Config, door: Door, question: &Question, decision: &Decision<'_>, record: &mut Record) {
+fn note(
+    config: &Config,
+    told: Option<&Told>,
+    door: Door,
+    question: &Question,
+    decision: &Decision<'_>,
+    record: &mut Record,
+) {
     record.source = Arc::clone(&config.own);
     if let Some(route) = decision.route {
-        record.route = route.name.to_string();
+        record.route = Arc::clone(&route.name);
+    }
+    if let Some(told) = told {
+        record.via = told.via.clone();
+        record.service = Arc::clone(&told.service);
+        return;
     }
     let origin = decision.origin();
-    record.via.rule = origin.map(|origin| rule_key(&origin.written_in, &origin.field)).unwrap_or_default();
+    record.via.rule = origin.map(|origin| rule_key(&origin.written_in, &origin.field).into()).unwrap_or_default();
     if let Outcome::Refuse(refusal) = &decision.outcome {
-        record.details = refusal.detail.to_string();
+        record.details = refusal.detail.to_string().into();
     }
     let nobodys = |name: &str| Service::nobodys(name, &question.authority);
-    record.service = match (decision.cluster(), decision.host, &decision.outcome) {
+    let service = match (decision.cluster(), decision.host, &decision.outcome) {
         (Some(cluster), ..) => {
-            record.via.cluster = cluster.name.to_string();
+            record.via.cluster = Arc::clone(&cluster.name);
             Service::of_host(&cluster.host)
         }
         (None, Some(host), _) => Service::of_host(meshroute::host_of(&host.name)),
@@ -303,4 +330,5 @@ fn note(config: &Config, door: Door, question: &Question, decision: &Decision<'_
         (None, None, _) if matches!(door, Door::Gateway(_)) => nobodys(UNKNOWN),
         _ => nobodys("BlackHoleCluster"),
     };
+    record.service = Arc::new(service);
 }

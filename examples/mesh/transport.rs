@@ -14,9 +14,9 @@ use crate::identity::Identity;
 use crate::spiffe::Name;
 
 /// A connection of either kind.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
 
 /// Where a connection goes, and whom it must lead to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

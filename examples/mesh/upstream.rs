@@ -45,6 +45,17 @@ impl Upstreams {
                 known.insert(Arc::clone(&cluster.name), upstream);
             }
         }
+        drop(known);
+        before.into_values().for_each(|upstream| upstream.forget());
+    }
+
+    /// Lets go of connections that the other side has closed.
+    pub fn sweep(&self) {
+        let known: Vec<Arc<Upstream>> = lock(&self.known).values().cloned().collect();
+        for upstream in known {
+            let dead = upstream.state().idle.sweep();
+            drop(dead);
+        }
     }
 
     /// What is known of a cluster, which is nothing the first time.
@@ -71,13 +82,15 @@ pub struct State {
     open: HashMap<SocketAddr, u32>,
     /// Those of them that nobody uses, and those that many may use.
     pub idle: Idle,
+    /// Nobody asks for this cluster any more.
+    pub forgotten: bool,
 }
 
 impl Upstream {
     fn new(cluster: &Cluster, here: &str) -> Self {
         let balancer = Balancer::new(cluster, here, Roll::random(), now());
         let breaker = Breaker::new(Limits::of(&cluster.policy));
-        let state = State { balancer, breaker, open: HashMap::new(), idle: Idle::default() };
+        let state = State { balancer, breaker, open: HashMap::new(), idle: Idle::default(), forgotten: false };
         Upstream { state: Mutex::new(state), freed: Notify::new() }
     }
 
@@ -87,7 +100,16 @@ impl Upstream {
         state.breaker.set(Limits::of(&cluster.policy));
     }
 
-    /// The state, for a moment.
+    /// Closes what nobody uses. A connection that is kept holds on to the cluster that it is kept in.
+    fn forget(&self) {
+        let mut state = self.state();
+        state.forgotten = true;
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        drop(idle);
+    }
+
+    /// The state, for a moment. What is kept in it must not be dropped meanwhile: dropping it asks for the state.
     pub fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }

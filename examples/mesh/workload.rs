@@ -3,6 +3,7 @@
 //! Knows labels. Knows nothing of requests.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,16 +54,19 @@ impl Workload {
     }
 
     /// Nobody that is known.
-    pub fn unknown() -> Self {
-        let unknown = || UNKNOWN.to_string();
-        Workload {
-            namespace: unknown(),
-            name: unknown(),
-            app: unknown(),
-            version: unknown(),
-            service: unknown(),
-            revision: unknown(),
-        }
+    pub fn unknown() -> Arc<Self> {
+        static NOBODY: LazyLock<Arc<Workload>> = LazyLock::new(|| {
+            let unknown = || UNKNOWN.to_string();
+            Arc::new(Workload {
+                namespace: unknown(),
+                name: unknown(),
+                app: unknown(),
+                version: unknown(),
+                service: unknown(),
+                revision: unknown(),
+            })
+        });
+        Arc::clone(&NOBODY)
     }
 
     /// The name of the cluster that it is in; Istio's is `Kubernetes`.
@@ -88,6 +92,12 @@ impl Service {
         let cluster = host.strip_suffix(".svc.cluster.local").and_then(|short| short.split_once('.'));
         let (name, namespace) = cluster.unwrap_or((host, UNKNOWN));
         Service { host: host.to_string(), name: name.to_string(), namespace: namespace.to_string() }
+    }
+
+    /// None that is known.
+    pub fn unknown() -> Arc<Self> {
+        static NONE: LazyLock<Arc<Service>> = LazyLock::new(|| Arc::new(Service::nobodys(UNKNOWN, UNKNOWN)));
+        Arc::clone(&NONE)
     }
 
     /// What Istio calls traffic that no service of the mesh is asked for: `PassthroughCluster`, `BlackHoleCluster`.

@@ -540,7 +540,7 @@ impl World {
                 let known = self.pods.iter().find(named).map(|pod| self.workload(pod));
                 known.unwrap_or_else(|| Workload::new(namespace, pod, labels))
             }
-            _ => Workload::unknown(),
+            _ => (*Workload::unknown()).clone(),
         }
     }
 
