@@ -28,6 +28,8 @@ use crate::{Failure, dashboard, history, session, status};
 
 /// How often the folder is looked at. A change counts once it has stood still for as long.
 const LOOK: Duration = Duration::from_millis(150);
+/// After how many looks that each found something else the folder is read as it is.
+const RESTLESS: u32 = 3;
 /// How long a subscriber may take to say hello, or to take a message off the wire.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -169,19 +171,21 @@ async fn warm_up(shared: Arc<Shared>) {
 }
 
 async fn watch_folder(folder: PathBuf, state: PathBuf, shared: Arc<Shared>) {
-    let (mut read, mut before) = (None, None);
+    let (mut read, mut before, mut restless) = (None, None, 0);
     loop {
         let now = fingerprint(&folder);
-        let still = read.is_none() || before == Some(now);
-        if still && read != Some(now) {
+        // A folder that never stands still is read all the same, as Istio's own debouncing has an end.
+        let due = read.is_none() || before == Some(now) || restless >= RESTLESS;
+        if due && read != Some(now) {
             let mut reader = Reader::new(Reading::Lenient);
             reader.path(&folder);
             // What was changed while it was read is read again.
             if fingerprint(&folder) == now {
-                read = Some(now);
+                (read, restless) = (Some(now), 0);
                 take(reader, &state, &shared);
             }
         }
+        restless += u32::from(before != Some(now));
         before = Some(now);
         tokio::time::sleep(LOOK).await;
     }

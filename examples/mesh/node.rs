@@ -30,6 +30,9 @@ pub const DASHBOARD: u16 = 20001;
 /// The pause before a part is started again, at first and at most. One that lived for the longest pause begins anew.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
+/// How long a pod that is to go still answers: until then everybody has heard that it is no longer to be asked.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// A part as its parent sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Alive {
@@ -257,19 +260,26 @@ pub fn loopback(port: u16) -> SocketAddr {
 /// Runs a pod and its sidecar for each on the list, and ends those that are no longer on it.
 async fn tend(node: Arc<Node>, settings: Settings, mut list: watch::Receiver<Vec<PodSpec>>) {
     let mut kept: BTreeMap<String, (PodSpec, Watchers)> = BTreeMap::new();
+    let mut leaving = JoinSet::new();
     while list.changed().await.is_ok() {
         let mut wanted = list.borrow_and_update().clone();
         if !settings.intercept {
             // Another address means nothing where none is real.
             wanted.iter_mut().for_each(|pod| pod.address = None);
         }
-        kept.retain(|name, (pod, _)| {
-            let stays = wanted.contains(pod);
-            if !stays {
-                node.forget(name);
+        let gone = kept.iter().filter(|(_, (pod, _))| !wanted.contains(pod)).map(|(name, _)| name.clone());
+        for name in gone.collect::<Vec<_>>() {
+            node.forget(&name);
+            let watchers = kept.remove(&name);
+            // Where addresses are real, another pod may want this one's at once.
+            if !settings.intercept {
+                leaving.spawn(async move {
+                    tokio::time::sleep(GRACE).await;
+                    drop(watchers);
+                });
             }
-            stays
-        });
+        }
+        while leaving.try_join_next().is_some() {}
         for pod in wanted {
             let name = format!("{}/{}", pod.namespace, pod.name);
             if kept.contains_key(&name) {

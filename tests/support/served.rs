@@ -145,17 +145,29 @@ impl Served {
         serde_json::from_str(&get(&self.page, "/status.json", "").body).unwrap()
     }
 
+    /// Where so many sidecars take requests, as soon as they do.
+    pub fn sidecars(&self, count: usize) -> Vec<String> {
+        let printed = self.printed.lines().map(str::to_string);
+        let lines = printed.chain(std::iter::from_fn(|| self.lines.recv_timeout(PATIENCE).ok()));
+        let told = lines.filter(|line| !line.starts_with("  http_proxy=") && line.contains("http_proxy=127"));
+        let sidecars: Vec<String> = told.map(|line| after(&line, "http_proxy=")).take(count).collect();
+        assert_eq!(sidecars.len(), count, "not every sidecar came up");
+        sidecars
+    }
+
     /// Asks for the status until it is as wanted.
     pub fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.until_within(PATIENCE, what, wanted)
+    }
+
+    /// The same with a patience of one's own.
+    pub fn until_within(&self, patience: Duration, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let started = Instant::now();
         loop {
-            if let Some(status) = try_get(&self.page, "/status.json", "").map(|answer| answer.body)
-                && let Ok(status) = serde_json::from_str(&status)
-                && wanted(&status)
-            {
+            if let Some(status) = try_status(&self.page).filter(|status| wanted(status)) {
                 return status;
             }
-            assert!(started.elapsed() < PATIENCE, "it never came to this: {what}");
+            assert!(started.elapsed() < patience, "it never came to this: {what}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -268,6 +280,11 @@ pub fn try_get(socket: &str, target: &str, headers: &str) -> Option<Answer> {
         format!("GET {target} HTTP/1.1\r\nHost: nginx:5000\r\nConnection: close\r\n{headers}\r\n"),
         Vec::new(),
     )
+}
+
+/// What discovery's page says of everything, if discovery is there.
+pub fn try_status(page: &str) -> Option<Value> {
+    serde_json::from_str(&try_get(page, "/status.json", "")?.body).ok()
 }
 
 pub fn get(socket: &str, target: &str, headers: &str) -> Answer {

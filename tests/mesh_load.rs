@@ -1,0 +1,258 @@
+//! The small mesh under load and in numbers: fifty sidecars, and traffic while everything changes that can.
+#![cfg(target_os = "linux")]
+
+#[path = "support/served.rs"]
+mod served;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use served::{Folder, PATIENCE, Served, signal, try_status};
+
+/// A connection to a sidecar that stays open from request to request.
+struct Talk(BufReader<TcpStream>);
+
+impl Talk {
+    fn to(proxy: &str) -> Self {
+        let stream = TcpStream::connect(proxy).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Talk(BufReader::new(stream))
+    }
+
+    /// Head and body of the answer to a request with a `canary_id`, to the service `nginx`.
+    fn ask(&mut self, canary: &str) -> (String, String) {
+        let request = format!("GET /name HTTP/1.1\r\nHost: nginx:5000\r\ncanary_id: {canary}\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes()).expect("a sidecar keeps its connections");
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(self.0.read_line(&mut head).expect("a sidecar answers") > 0, "it hung up after {head:?}");
+        }
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        let mut body = vec![0; length.expect("every answer has a length").1.parse().unwrap()];
+        self.0.read_exact(&mut body).unwrap();
+        (head, String::from_utf8(body).unwrap())
+    }
+
+    /// The pod that answered, which must have said 200.
+    fn pod(&mut self, canary: &str) -> String {
+        let (head, body) = self.ask(canary);
+        assert!(head.starts_with("HTTP/1.1 200 "), "canary_id {canary} is answered\n{head}{body}");
+        body
+    }
+}
+
+/// A Deployment of `nginx`, with `canaryId` as a label and so many pods.
+fn deployment(id: &str, replicas: u32) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web-{id}}}\nspec:\n  replicas: {replicas}\n  selector: \
+         {{matchLabels: {{app: nginx, canaryId: {id}}}}}\n  template:\n    metadata: {{labels: {{app: nginx, canaryId: \
+         {id}}}}}\n    spec: {{containers: [{{name: nginx, ports: [{{containerPort: 80}}]}}]}}\n"
+    )
+}
+
+const HOST: &str = "nginx.default.svc.cluster.local";
+
+/// A Service, and a VirtualService that sends each `canary_id` to a Deployment, all others to `one`.
+fn rules(routes: &[(&str, &str)]) -> String {
+    let mut text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: nginx}}\nspec:\n  selector: {{app: nginx}}\n  ports: [{{name: \
+         http, port: 5000, targetPort: 80}}]\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: \
+         {{name: nginx}}\nspec:\n  host: {HOST}\n  subsets:\n"
+    );
+    for id in ["one", "two", "three"] {
+        writeln!(text, "    - {{name: {id}, labels: {{canaryId: {id}}}}}").unwrap();
+    }
+    writeln!(
+        text,
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: nginx}}\nspec:\n  hosts: \
+         [{HOST}]\n  http:"
+    )
+    .unwrap();
+    for (canary, subset) in routes {
+        let matched = format!("match: [{{headers: {{canary_id: {{exact: '{canary}'}}}}}}]");
+        writeln!(text, "    - {matched}\n      route: [{{destination: {{host: {HOST}, subset: {subset}}}}}]").unwrap();
+    }
+    writeln!(text, "    - route: [{{destination: {{host: {HOST}, subset: one}}}}]").unwrap();
+    text
+}
+
+/// Put into place in one piece.
+fn save(folder: &Folder, file: &str, text: &str) {
+    // Beside the folder: what is half written is nobody's business.
+    let beside = folder.0.with_extension("half");
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(beside, folder.0.join(file)).unwrap();
+}
+
+const SIDECARS: usize = 50;
+
+/// From saving a file to the last of fifty sidecars routing by it. Prints what it measured.
+#[test]
+fn fifty_sidecars_route_by_a_file_soon_after_it_is_saved() {
+    let folder = Folder::empty("fifty");
+    folder.write("one.yaml", &deployment("one", SIDECARS as u32 - 1));
+    folder.write("two.yaml", &deployment("two", 1));
+    save(&folder, "rules.yaml", &rules(&[]));
+    let served = Served::start_with(&folder, &["--access-log", "off"]);
+    let proxies = served.sidecars(SIDECARS);
+    served.until_within(Duration::from_secs(120), "fifty pods run", |status| status["settled"] == true);
+    let mut talks: Vec<Talk> = proxies.iter().map(|proxy| Talk::to(proxy)).collect();
+    assert!(talks.iter_mut().all(|talk| talk.pod("2").starts_with("web-one-")));
+
+    let mut times = Vec::new();
+    for subset in ["two", "one", "two", "one", "two"] {
+        let saved = Instant::now();
+        save(&folder, "rules.yaml", &rules(&[("2", subset)]));
+        let mark = format!("web-{subset}-");
+        for talk in &mut talks {
+            while !talk.pod("2").starts_with(&mark) {
+                assert!(saved.elapsed() < PATIENCE, "a sidecar never routes by the file");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        times.push(saved.elapsed());
+    }
+    times.sort();
+    let (middle, last) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("{SIDECARS} sidecars route by a saved file after {middle:.0?} (median), {last:.0?} (the longest of five)");
+    // Twice the aim: a build without optimisation, beside other tests.
+    assert!(middle < Duration::from_secs(2), "{times:?}");
+}
+
+/// What is seen of one process.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    kilobytes: u64,
+    files: usize,
+}
+
+fn size(pid: u64) -> Option<Size> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find(|line| line.starts_with("Private_Dirty:"))?;
+    let kilobytes = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Size { kilobytes, files: std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() })
+}
+
+fn sizes(served: &Served) -> BTreeMap<u64, Size> {
+    let parts = served.children().into_iter().chain([u64::from(served.parent.id())]);
+    parts.filter_map(|pid| Some((pid, size(pid)?))).collect()
+}
+
+/// Traffic while the configuration changes every 100 ms, pods come and go, certificates live for four seconds and
+/// discovery is killed: no request is lost or goes astray, and nothing grows. `SOAK=600` is the long form, in seconds.
+#[test]
+fn nothing_is_lost_while_everything_changes() {
+    let seconds = std::env::var("SOAK").map_or(15, |text| text.parse().expect("SOAK is a number of seconds"));
+    let folder = Folder::empty("soak");
+    for (id, replicas) in [("one", 1), ("two", 1), ("three", 2)] {
+        save(&folder, &format!("{id}.yaml"), &deployment(id, replicas));
+    }
+    save(&folder, "rules.yaml", &rules(&[("2", "two"), ("3", "three"), ("4", "one")]));
+    let served = Served::start_with(&folder, &["--access-log", "off", "--lifetime", "4"]);
+    let proxy = served.sidecars(1).remove(0);
+    served.until("everybody has everything", |status| status["settled"] == true);
+    let (over, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    std::thread::scope(|scope| {
+        let (over, asked, folder, proxy, page) = (&over, &asked, &folder, &proxy, &*served.page);
+        // Whatever ends first, also by a failed assertion, ends the others.
+        let ended = || over.load(Ordering::Relaxed) || Instant::now() >= deadline;
+        for _ in 0..4 {
+            scope.spawn(move || {
+                let _end = End(over);
+                converse(proxy, asked, &ended);
+            });
+        }
+        scope.spawn(move || {
+            let _end = End(over);
+            for turn in 0u32.. {
+                if ended() {
+                    return;
+                }
+                let fourth = if turn % 2 == 0 { "two" } else { "one" };
+                save(folder, "rules.yaml", &rules(&[("2", "two"), ("3", "three"), ("4", fourth)]));
+                if turn % 30 == 0 {
+                    save(folder, "three.yaml", &deployment("three", 1 + turn / 30 % 3));
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        scope.spawn(move || {
+            let _end = End(over);
+            kill_discovery(page, &ended);
+        });
+        let early = grown_up(&served, deadline, &ended);
+        while !ended() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        compare(&early, &served);
+    });
+    let asked = asked.into_inner();
+    println!("{asked} requests in {seconds} s, none lost and none astray");
+    assert!(asked > seconds * 4, "only {asked} requests in {seconds} s");
+}
+
+/// Ends everything with the thread that has it.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Asks, and holds every answer to the rules.
+fn converse(proxy: &str, asked: &AtomicU64, ended: &impl Fn() -> bool) {
+    let mut talk = Talk::to(proxy);
+    while !ended() {
+        assert!(talk.pod("1").starts_with("web-one-"));
+        assert!(talk.pod("2").starts_with("web-two-"));
+        assert!(talk.pod("3").starts_with("web-three-"));
+        let fourth = talk.pod("4");
+        assert!(fourth.starts_with("web-one-") || fourth.starts_with("web-two-"), "{fourth}");
+        asked.fetch_add(4, Ordering::Relaxed);
+    }
+}
+
+fn kill_discovery(page: &str, ended: &impl Fn() -> bool) {
+    let mut next = Instant::now() + Duration::from_secs(2);
+    while !ended() {
+        std::thread::sleep(Duration::from_millis(50));
+        let known = try_status(page).and_then(|status| status["pid"].as_u64());
+        if let (true, Some(pid)) = (Instant::now() >= next, known) {
+            assert!(signal("-9", pid));
+            next = Instant::now() + Duration::from_secs(5);
+        }
+    }
+}
+
+/// How large everybody is once a third of the time is over.
+fn grown_up(served: &Served, deadline: Instant, ended: &impl Fn() -> bool) -> BTreeMap<u64, Size> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let third = Instant::now() + left / 3;
+    while Instant::now() < third && !ended() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    served.until("discovery answers", |_| true);
+    sizes(served)
+}
+
+/// Whoever lived from then to now has not grown: memory within a quarter and 4 MB, files within what traffic needs.
+fn compare(early: &BTreeMap<u64, Size>, served: &Served) {
+    served.until("discovery answers", |_| true);
+    let late = sizes(served);
+    let both: Vec<_> = early.iter().filter_map(|(pid, before)| Some((pid, *before, *late.get(pid)?))).collect();
+    assert!(both.len() >= 6, "hardly anybody has lived so long: {early:?}, {late:?}");
+    for (pid, before, after) in both {
+        assert!(after.kilobytes <= before.kilobytes * 5 / 4 + 4096, "process {pid} grew: {before:?}, {after:?}");
+        assert!(after.files <= before.files + 16, "process {pid} opened files: {before:?}, {after:?}");
+    }
+    let most = late.values().map(|size| size.kilobytes).max().unwrap_or(0);
+    println!("{} processes, the largest has {most} kB of its own", late.len());
+}
