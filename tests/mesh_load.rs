@@ -105,7 +105,7 @@ fn fifty_sidecars_route_by_a_file_soon_after_it_is_saved() {
     let mut talks: Vec<Talk> = proxies.iter().map(|proxy| Talk::to(proxy)).collect();
     assert!(talks.iter_mut().all(|talk| talk.pod("2").starts_with("web-one-")));
 
-    let mut times = Vec::new();
+    let (mut times, before) = (Vec::new(), cpu(&served));
     for subset in ["two", "one", "two", "one", "two"] {
         let saved = Instant::now();
         save(&folder, "rules.yaml", &rules(&[("2", subset)]));
@@ -120,9 +120,23 @@ fn fifty_sidecars_route_by_a_file_soon_after_it_is_saved() {
     }
     times.sort();
     let (middle, last) = (times[times.len() / 2], times[times.len() - 1]);
-    println!("{SIDECARS} sidecars route by a saved file after {middle:.0?} (median), {last:.0?} (the longest of five)");
-    // Twice the aim: a build without optimisation, beside other tests.
-    assert!(middle < Duration::from_secs(2), "{times:?}");
+    let spent = (cpu(&served) - before) / times.len() as u32;
+    println!("{SIDECARS} sidecars route by a saved file after {middle:.2?} (median of five), {last:.2?} (the longest)");
+    println!("all parts together spend {spent:.2?} of CPU on it, requests included");
+    // The aim is a second. A build without optimisation runs beside other tests, and on whatever else the machine does.
+    let limit = if cfg!(debug_assertions) { 10 } else { 1 };
+    assert!(middle < Duration::from_secs(limit), "{times:?}");
+}
+
+/// What all processes have spent so far.
+fn cpu(served: &Served) -> Duration {
+    let spent = |pid: u64| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let ticks = text.rsplit_once(')')?.1.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().ok());
+        // A hundredth of a second each, on every Linux there is.
+        Some(Duration::from_millis(10 * ticks.sum::<Option<u64>>()?))
+    };
+    served.children().into_iter().filter_map(spent).sum()
 }
 
 /// What is seen of one process.

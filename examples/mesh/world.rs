@@ -3,9 +3,11 @@
 //! Pure data: it opens no socket and reads no file. What a cluster adds to the operators' words is added here to a
 //! copy: addresses of Services, and pods with a status. A pod is ready while its process is connected, and its sidecar's.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{MAIN_SEPARATOR, Path};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meshroute::authorize::{Guard, MutualTls};
@@ -52,7 +54,12 @@ pub struct World {
     /// Whose certificates are trusted.
     roots: Vec<Vec<u8>>,
     started: Instant,
+    /// What was worked out since the last change.
+    common: RefCell<HashMap<Viewpoint, Arc<Common>>>,
 }
+
+/// What sidecars that look at the world alike have in common, and what came up when it was worked out.
+type Common = (Value, Vec<Diagnostic>);
 
 /// Somebody who is connected.
 #[derive(Clone, Debug)]
@@ -103,6 +110,7 @@ impl World {
             peers: BTreeMap::new(),
             roots,
             started: Instant::now(),
+            common: RefCell::default(),
         };
         world.rebuild();
         world
@@ -227,6 +235,7 @@ impl World {
     }
 
     fn grow(&mut self) {
+        self.common.take();
         self.version += 1;
         self.changed = Instant::now();
     }
@@ -291,27 +300,44 @@ impl World {
             _ if !self.is_warm() => return None,
             Part::KubeProxy => (to_value(&self.services()), Vec::new()),
             Part::Sidecar { .. } | Part::Gateway { .. } => {
-                let (viewpoint, mesh) = (viewpoint(part)?, Mesh::default());
-                let resolution = Plan::resolve(&self.cluster, &viewpoint, &mesh);
-                let (guard, more) = Guard::of(&self.cluster, &viewpoint, &mesh);
-                let routes = Routes {
-                    places: self.places(&resolution.plan),
-                    plan: resolution.plan,
-                    inbound: self.inbound(part),
-                    guard,
-                    peers: self.peers.clone(),
-                    roots: self.roots.clone(),
-                    credentials: self.credentials(part),
-                    underlay: self.underlay(),
-                    own: self.own(part),
-                    workloads: self.workloads(),
-                };
-                let findings = resolution.findings.into_iter().chain(more);
-                let findings = findings.map(|finding| self.located(finding, &self.cluster)).collect();
-                (to_value(&routes), findings)
+                let common = self.common(viewpoint(part)?)?;
+                let mut body = common.0.clone();
+                body["inbound"] = to_value(&self.inbound(part))?;
+                body["credentials"] = to_value(&self.credentials(part))?;
+                body["own"] = to_value(&self.own(part))?;
+                (Some(body), common.1.clone())
             }
         };
         Some((body?, findings))
+    }
+
+    /// What every sidecar with this viewpoint gets, worked out once for each state of the world; and what came up then. What
+    /// is a sidecar's own is left empty.
+    fn common(&self, viewpoint: Viewpoint) -> Option<Arc<Common>> {
+        let mut known = self.common.borrow_mut();
+        if let Some(common) = known.get(&viewpoint) {
+            return Some(Arc::clone(common));
+        }
+        let mesh = Mesh::default();
+        let resolution = Plan::resolve(&self.cluster, &viewpoint, &mesh);
+        let (guard, more) = Guard::of(&self.cluster, &viewpoint, &mesh);
+        let routes = Routes {
+            places: self.places(&resolution.plan),
+            plan: resolution.plan,
+            inbound: BTreeMap::new(),
+            guard,
+            peers: self.peers.clone(),
+            roots: self.roots.clone(),
+            credentials: Vec::new(),
+            underlay: self.underlay(),
+            own: (*Workload::unknown()).clone(),
+            workloads: self.workloads(),
+        };
+        let findings = resolution.findings.into_iter().chain(more);
+        let findings = findings.map(|finding| self.located(finding, &self.cluster)).collect();
+        let common = Arc::new((to_value(&routes)?, findings));
+        known.insert(viewpoint, Arc::clone(&common));
+        Some(common)
     }
 
     /// The plan of a subscriber as it would be now.
