@@ -3,8 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    AuthorizationPolicy, Deployment, DestinationRule, EndpointSlice, Endpoints, Gateway, Metadata, Namespace,
-    PeerAuthentication, Pod, Service, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, Deployment, DestinationRule, EndpointSlice, Endpoints, EnvoyFilter, Gateway, Metadata,
+    Namespace, PeerAuthentication, Pod, Service, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
 };
 
 /// A document as it is written: which kind it is stands before the rest of it.
@@ -104,6 +104,7 @@ kinds! {
     "networking.istio.io", "networking.istio.io/v1",
     "networking.istio.io/v1" | "networking.istio.io/v1beta1" | "networking.istio.io/v1alpha3"
         => VirtualService, DestinationRule, Gateway, ServiceEntry, Sidecar, WorkloadEntry;
+    "networking.istio.io", "networking.istio.io/v1alpha3", "networking.istio.io/v1alpha3" => EnvoyFilter;
     "security.istio.io", "security.istio.io/v1", "security.istio.io/v1" | "security.istio.io/v1beta1"
         => PeerAuthentication, AuthorizationPolicy;
     "", "v1", "v1" => Service, Pod, Namespace, Endpoints;

@@ -348,6 +348,13 @@ fn security_is_read_whole() {
     for document in documents {
         keeps_everything(document);
     }
+    let filter = "{apiVersion: networking.istio.io/v1alpha3, kind: EnvoyFilter, metadata: {name: a}, spec: {workloadSelector: \
+                  {labels: {app: a}}, targetRefs: [{kind: Gateway}], configPatches: [{applyTo: HTTP_FILTER, match: {context: \
+                  ANY, proxy: {proxyVersion: a}, listener: {portNumber: 80}, routeConfiguration: {name: a}, cluster: {service: \
+                  a}, waypoint: {filter: {}}}, patch: {operation: MERGE, value: {a: [1, {b: c}]}, filterClass: AUTHZ}}], \
+                  priority: 10}, status: {}}";
+    keeps_everything(filter);
+    is_maximal(include_str!("envoy_filter.rs"), &[filter]);
     for source in [include_str!("peer_authentication.rs"), include_str!("authorization_policy.rs")] {
         is_maximal(source, &documents);
     }

@@ -77,13 +77,14 @@ const ISTIO: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
 
 /// In the order in which several kinds are printed.
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 15] = [
     kind("VirtualService", "virtualservices", "vs", ISTIO),
     kind("DestinationRule", "destinationrules", "dr", ISTIO),
     kind("Gateway", "gateways", "gw", ISTIO),
     kind("ServiceEntry", "serviceentries", "se", ISTIO),
     kind("Sidecar", "sidecars", "", ISTIO),
     kind("WorkloadEntry", "workloadentries", "we", ISTIO),
+    kind("EnvoyFilter", "envoyfilters", "", ISTIO),
     kind("PeerAuthentication", "peerauthentications", "pa", SECURITY),
     kind("AuthorizationPolicy", "authorizationpolicies", "ap", SECURITY),
     kind("Service", "services", "svc", ""),

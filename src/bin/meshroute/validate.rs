@@ -154,6 +154,9 @@ fn is_istio(raw: &RawDocument) -> bool {
 }
 
 fn judge_object(raw: &RawDocument, resource: &ResourceRef, options: &Options) -> Vec<Diagnostic> {
+    if NOT_JUDGED.contains(&raw.kind.as_str()) {
+        return vec![unknown_kind(raw, resource)];
+    }
     let mut is_known = true;
     let read = raw.typed_with(options, |typed| {
         let object = Object::read(&raw.api_version, &raw.kind, typed);
