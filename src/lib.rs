@@ -85,7 +85,7 @@
 //! | a request comes | [`Request`], [`Headers`], [`Roll`], [`Router::decide`]; for a whole connection [`Connection`], [`Router::connect`] |
 //! | it is answered | [`Decision`], [`Outcome`], [`Forwarded`], [`Refusal`] |
 //! | an endpoint is chosen, and it is tried again or not | [`balance`] |
-//! | it arrives, and is let in or not | [`authorize`] |
+//! | it arrives, and is let in or not | [`authorize`], [`limit`] |
 //! | somebody wonders | [`Plan::explain`], [`Explanation`] |
 //!
 //! # Features
@@ -121,6 +121,7 @@ mod explain;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 pub mod kubernetes;
+pub mod limit;
 mod live;
 pub mod model;
 mod name;

@@ -16,6 +16,8 @@ pub enum Purpose {
     Mirror(u16),
     /// Which endpoint of the cluster.
     Endpoint,
+    /// Whether the n-th rate limit counts a request: twice its number; or refuses one: one more.
+    Limit(u32),
 }
 
 /// The dice of one request.
@@ -63,6 +65,7 @@ impl Roll {
             Purpose::Abort => 3,
             Purpose::Endpoint => 4,
             Purpose::Mirror(n) => 16 + n as u64,
+            Purpose::Limit(n) => (1 << 32) + n as u64,
         };
         mix(self.seed ^ mix(salt))
     }

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use meshroute::authorize::Guard;
+use meshroute::balance::RateLimiter;
+use meshroute::limit::RateLimits;
 use meshroute::{Connection, Diagnostic, Explanation, Live, Plan, Precedence, Reader, Resources, Router, Severity};
 use support::{Asked, Case, Expected, Question, Seen, Window, shares};
 
@@ -70,7 +72,8 @@ fn run_topic(topic: &Path, wrong: &mut Wrong) -> (usize, usize) {
         let short = file.strip_prefix(root()).unwrap_or(file).display().to_string();
         match read(file) {
             Ok(case) => {
-                (cases, questions) = (cases + 1, questions + case.questions.len() + case.calls.len());
+                (cases, questions) =
+                    (cases + 1, questions + case.questions.len() + case.calls.len() + case.rates.len());
                 wrong.extend(run(&case).into_iter().map(|difference| format!("{short}: {difference}")));
             }
             Err(error) => wrong.push(format!("{short}: {error}")),
@@ -91,6 +94,7 @@ fn read(file: &Path) -> Result<Case, String> {
     if case.questions.is_empty()
         && case.calls.is_empty()
         && case.mutual_tls.is_empty()
+        && case.rates.is_empty()
         && case.findings.is_empty()
         && !case.findings_are_all
     {
@@ -118,8 +122,11 @@ fn run_under(case: &Case, precedence: Precedence) -> Wrong {
     let mut resolution = Plan::resolve(&resources, &case.viewpoint(), &case.mesh(precedence));
     let (guard, findings) = Guard::of(&resources, &case.viewpoint(), &case.mesh(precedence));
     resolution.findings.extend(findings);
+    let (limits, findings) = RateLimits::of(&resources, &case.viewpoint(), &case.mesh(precedence));
+    resolution.findings.extend(findings);
     check_findings(case, &said, &resolution.findings, &mut wrong);
     wrong.extend(let_in(case, &guard));
+    wrong.extend(limited(case, &limits));
     let router = match Router::compile(resolution.plan) {
         Ok(router) => Arc::new(router),
         Err(error) => return vec![format!("the plan cannot be compiled: {error}")],
@@ -150,6 +157,27 @@ fn let_in(case: &Case, guard: &Guard) -> Wrong {
             let got = guard.mutual_tls(*port);
             if got != *wanted {
                 wrong.push(format!("port {port}: wanted {wanted:?}, got {got:?}"));
+            }
+        }
+    }
+    wrong
+}
+
+/// What of a case's rates a limiter says otherwise, also after a journey of its limits as text.
+fn limited(case: &Case, limits: &RateLimits) -> Wrong {
+    let mut wrong = Wrong::new();
+    let text = serde_json::to_string(limits).unwrap_or_default();
+    let sent: RateLimits = match serde_json::from_str(&text) {
+        Ok(sent) => sent,
+        Err(error) => return vec![format!("the limits cannot be sent: {error}")],
+    };
+    for limits in [limits.clone(), sent] {
+        let mut limiter = RateLimiter::default();
+        limiter.update(limits);
+        for rate in &case.rates {
+            let got = rate.asked(&mut limiter);
+            if got != rate.expects {
+                wrong.push(format!("{rate:?}: got {got:?}"));
             }
         }
     }

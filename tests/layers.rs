@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [(&str, &[&str]); 7] = [
     ("the ground", &["name", "diagnostic", "request", "roll", "pattern", "path"]),
     ("the first floor", &["model", "yaml", "resources", "kubernetes"]),
-    ("the second floor", &["plan", "resolve", "authorize", "cors", "decision", "explain", "validate"]),
+    ("the second floor", &["plan", "resolve", "authorize", "limit", "cors", "decision", "explain", "validate"]),
     ("the third floor", &["table", "router", "compile"]),
     ("the fourth floor", &["analyze", "balance", "live", "views"]),
     ("the windows", &["adapter", "bin"]),

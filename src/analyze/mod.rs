@@ -12,6 +12,7 @@
 mod certificate;
 mod destination_rule;
 mod destinations;
+mod envoy_filter;
 mod gateway;
 mod hosts;
 mod implied;
@@ -56,6 +57,7 @@ pub fn findings(resources: &Resources, surroundings: &Surroundings, mesh: &Mesh)
     destinations::analyze(&world, &mut found);
     destination_rule::analyze(&world, &mut found);
     gateway::analyze(&world, &mut found);
+    envoy_filter::analyze(resources, &mut found);
     service::analyze(&world, &mut found);
     sidecar::analyze(&world, &mut found);
     surroundings.analyze(&mut found);

@@ -12,7 +12,7 @@
 //!   start; outlier detection with ejection and the panic threshold.
 //! - [`Breaker`]: limits on connections, waiting requests, requests and retries.
 //! - [`Tries`]: whether another try is made, and after how long a pause.
-//! - [`TokenBucket`]: a rate limit.
+//! - [`TokenBucket`]: a rate limit; [`RateLimiter`]: all those of a workload.
 //! - [`key`]: what makes requests stick to an endpoint.
 //!
 //! ```
@@ -42,6 +42,7 @@ mod breaker;
 mod bucket;
 pub mod key;
 mod levels;
+mod limiter;
 mod locality;
 mod maglev;
 mod outlier;
@@ -55,6 +56,7 @@ mod xxh64;
 pub use balancer::{Ask, Balancer, Chosen, HostId};
 pub use breaker::{Breaker, Limits, Overflow, RetryLimit};
 pub use bucket::TokenBucket;
+pub use limiter::RateLimiter;
 #[cfg(feature = "xds")]
 pub(crate) use locality::{Place, places};
 pub use outlier::Ended;

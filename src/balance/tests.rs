@@ -7,11 +7,15 @@ use proptest::prelude::*;
 
 use super::key::{Keyed, hash};
 use super::*;
+use crate::limit::{RateLimits, Spot, Stage};
 use crate::model::destination_rule::{
     ConnectionPoolSettings, Distribute, HttpSettings, LocalityLoadBalancerSetting, OutlierDetection, RetryBudget,
     TcpSettings, WarmupConfiguration,
 };
 use crate::plan::{Cluster, Endpoint, HashKey, LoadBalancer, Policy, Retry};
+use crate::resolve::{Mesh, Viewpoint};
+use crate::resources::Resources;
+use crate::yaml::Reading;
 
 const START: Duration = Duration::from_secs(1_000);
 
@@ -473,6 +477,56 @@ fn a_bucket_fills_all_the_time() {
     assert!(!TokenBucket::new(0, 1, Duration::from_secs(1), START).take(seconds(9)));
     assert!(TokenBucket::new(1, 0, Duration::from_secs(1), START).take(START));
     assert!((0..9).all(|_| TokenBucket::new(1, 1, Duration::ZERO, START).take(START)));
+}
+
+/// An EnvoyFilter of `shop` that lets so many requests in at once, and one more each minute.
+fn limits(names: &[(&str, u32)]) -> RateLimits {
+    let mut resources = Resources::new();
+    for (name, most) in names {
+        let config = format!(
+            "{{'@type': type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit, stat_prefix: a, \
+             token_bucket: {{max_tokens: {most}, fill_interval: 60s}}, filter_enabled: {{default_value: {{numerator: 100}}}}, \
+             filter_enforced: {{default_value: {{numerator: 50}}}}}}"
+        );
+        let text = format!(
+            "{{apiVersion: networking.istio.io/v1alpha3, kind: EnvoyFilter, metadata: {{name: {name}, namespace: shop}}, spec: \
+             {{configPatches: [{{applyTo: HTTP_FILTER, match: {{context: SIDECAR_INBOUND}}, patch: {{operation: INSERT_BEFORE, \
+             value: {{name: envoy.filters.http.local_ratelimit, typed_config: {config}}}}}}}]}}}}"
+        );
+        assert_eq!(resources.apply_text(&text, "-", Reading::Strict), []);
+    }
+    let (limits, findings) = RateLimits::of(&resources, &Viewpoint::sidecar("shop"), &Mesh::default());
+    assert_eq!((findings, limits.is_empty()), (Vec::new(), names.is_empty()));
+    limits
+}
+
+#[test]
+fn what_was_taken_stays_taken_while_a_limit_stays() {
+    // Of half of the draws nothing is enforced; this one is of the other half.
+    let enforced = (0..).map(Roll::seeded).find(|roll| roll.draw(Purpose::Limit(1)) % 100 < 50).unwrap();
+    let mut limiter = RateLimiter::default();
+    let passes = |limiter: &mut RateLimiter| {
+        (0..9).take_while(|_| limiter.ask(Stage::First, &Spot::new(80), &enforced, START).is_none()).count()
+    };
+    limiter.update(limits(&[("b", 3)]));
+    assert_eq!(passes(&mut limiter), 3);
+    // Another one in front of it, and it stands elsewhere; then another size.
+    limiter.update(limits(&[("a", 9), ("b", 3)]));
+    assert_eq!(passes(&mut limiter), 0);
+    limiter.update(limits(&[("b", 2)]));
+    assert_eq!(passes(&mut limiter), 2);
+    assert!(limiter.ask(Stage::First, &Spot::new(81), &enforced, START).is_none(), "another port has another bucket");
+    limiter.update(limits(&[]));
+    assert_eq!(passes(&mut limiter), 9);
+}
+
+#[test]
+fn what_is_not_enforced_passes_all_the_same() {
+    let mut limiter = RateLimiter::default();
+    limiter.update(limits(&[("a", 0)]));
+    let refused = |seed| limiter.ask(Stage::First, &Spot::new(80), &Roll::seeded(seed), START).is_some();
+    let refused = (0..10_000).map(refused).filter(|refused| *refused).count();
+    assert!((4_800..5_200).contains(&refused), "{refused} of 10000 at one in two");
 }
 
 /// What may happen to a balancer.

@@ -15,6 +15,8 @@ use meshroute::adapter::http::{Change, answer, request};
 use meshroute::adapter::tls::{Opening, opening};
 use meshroute::adapter::tower::{Chosen, RouteLayer, Upstream};
 use meshroute::authorize::{Guard, MutualTls};
+use meshroute::balance::RateLimiter;
+use meshroute::limit::{RateLimit, Spot, Stage};
 use meshroute::plan::{Action, Cluster, Endpoint, Forward, Origin, Retry, Route};
 use meshroute::{
     Connection, Decision, Live, Mesh, OutboundPolicy, Outcome, Precedence, Reading, Request, Roll, Router, TlsHello,
@@ -52,6 +54,9 @@ pub struct Case {
     /// Whether callers of a port must show who they are: `DISABLE`, `PERMISSIVE`, `STRICT`.
     #[serde(default)]
     pub mutual_tls: BTreeMap<u16, MutualTls>,
+    /// Requests that come to the client's own workload, one after another, and whether there is room for them.
+    #[serde(default)]
+    pub rates: Vec<Rate>,
     #[serde(default)]
     pub findings: Vec<Expected>,
     /// Whether nothing else may be found.
@@ -103,6 +108,46 @@ enum Strictness {
     #[default]
     Lenient,
     Strict,
+}
+
+/// Requests at one moment, and what becomes of each in turn.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// Seconds since the start.
+    #[serde(default)]
+    at: f64,
+    port: u16,
+    #[serde(default)]
+    encrypted: bool,
+    #[serde(default)]
+    host: String,
+    #[serde(default)]
+    route: String,
+    /// `pass`, or status and added headers: `429 x-a: b, x-c: d`; before it `last`, if that is the stage.
+    pub expects: Vec<String>,
+}
+
+impl Rate {
+    /// What becomes of its requests.
+    pub fn asked(&self, limiter: &mut RateLimiter) -> Vec<String> {
+        let spot = Spot::new(self.port).encrypted(self.encrypted).routed(&self.host, &self.route);
+        let now = std::time::Duration::from_secs_f64(self.at);
+        let roll = Roll::seeded(1);
+        let mut one = || {
+            if let Some(limit) = limiter.ask(Stage::First, &spot, &roll, now) {
+                return answer_of(limit);
+            }
+            let limit = limiter.ask(Stage::Last, &spot, &roll, now);
+            limit.map_or("pass".into(), |limit| format!("last {}", answer_of(limit)))
+        };
+        self.expects.iter().map(|_| one()).collect()
+    }
+}
+
+fn answer_of(limit: &RateLimit) -> String {
+    let headers: Vec<String> = limit.headers.iter().map(|added| format!("{}: {}", added.name, added.value)).collect();
+    format!("{} {}", limit.status, headers.join(", ")).trim_end().to_string()
 }
 
 /// A finding that must be among those made; what is left out may be anything.
