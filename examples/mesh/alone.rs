@@ -9,9 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use meshroute::authorize::Guard;
+use meshroute::limit::RateLimits;
 use meshroute::{Mesh, Plan, Reader, Reading, Resources, Viewpoint, kubernetes};
 use tokio::sync::watch;
 
+use crate::admission::Admission;
 use crate::args::Args;
 use crate::identity::Identity;
 use crate::question::Door;
@@ -34,6 +36,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
         upstreams: Upstreams::new(&BTreeMap::new()),
         identity: Identity::new(),
         credentials: Arc::default(),
+        admission: Admission::default(),
     });
     station.adopt(routes(Path::new(folder), namespace)?, &sender)?;
     let (listener, address) = wire::bind(args.port_of("http_proxy")).await?;
@@ -59,6 +62,7 @@ fn routes(folder: &Path, namespace: &str) -> Result<Routes, Failure> {
         plan: Plan::resolve(&resources, &viewpoint, &mesh).plan,
         inbound: BTreeMap::new(),
         guard: Guard::of(&resources, &viewpoint, &mesh).0,
+        limits: RateLimits::of(&resources, &viewpoint, &mesh).0,
         peers: BTreeMap::new(),
         roots: Vec::new(),
         credentials: Vec::new(),

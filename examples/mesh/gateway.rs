@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::admission::Admission;
 use crate::args::Args;
 use crate::config::Config;
 use crate::credentials::Credentials;
@@ -30,7 +31,14 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let (identity, upstreams) = (Identity::new(), Upstreams::new(&labels));
     let credentials: Arc<Credentials> = Arc::default();
     tokio::spawn(Arc::clone(&credentials).follow());
-    let station = Arc::new(Station { config: config.clone(), telemetry, upstreams, identity, credentials });
+    let station = Arc::new(Station {
+        config: config.clone(),
+        telemetry,
+        upstreams,
+        identity,
+        credentials,
+        admission: Admission::default(),
+    });
     tokio::spawn(station::tidy(Arc::clone(&station)));
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));

@@ -9,19 +9,23 @@ use std::time::{Duration, Instant};
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method, Request, Response, Version, header};
-use meshroute::authorize::{Call, MutualTls, Ruling};
+use hyper::{HeaderMap, Method, Request, Response, Version};
+use meshroute::Roll;
+use meshroute::authorize::{Call, MutualTls};
+use meshroute::limit::{Spot, Stage};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::answer::{Answer, REASON};
+use crate::admission;
+use crate::answer::Answer;
 use crate::config::Config;
 use crate::dial;
 use crate::forward::{deliver, outgoing};
 use crate::message::{self, CLIENT_CERT, Ends, PEER_METADATA};
 use crate::opening::{self, Opening};
 use crate::pool::{Body, Tongue};
+use crate::question;
 use crate::record::Record;
 use crate::spiffe::Name;
 use crate::station::Station;
@@ -144,22 +148,27 @@ async fn admit(
         // The connection came before the rule did.
         return Answer::refused(403, "mutual TLS is required").closing();
     }
+    let (spot, roll) = (Spot::new(caller.port).encrypted(caller.name.is_some()), Roll::random());
+    if let Some(refused) = station.admission.limited((Stage::First, &spot), &roll, &parts.headers, record) {
+        return refused;
+    }
     if parts.method == Method::CONNECT {
         return Answer::refused(405, "a tunnel ends at the caller's sidecar");
     }
-    let authority = parts.uri.authority().map(ToString::to_string);
-    let authority = authority.or_else(|| Some(parts.headers.get(header::HOST)?.to_str().ok()?.to_string()));
-    let authority = authority.unwrap_or_default();
+    let authority = match question::authority(parts) {
+        Ok(authority) => authority.to_string(),
+        // What the policy judges and what the program sees must be the same.
+        Err((status, text)) => return Answer::refused(status, text).closing(),
+    };
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let principal = caller.name.as_ref().map(Name::principal);
     let asked = meshroute::Request::new(parts.method.as_str(), &authority, path).headers(&parts.headers);
     let call = Call::new(caller.port).principal(principal.as_deref()).source(caller.ends.remote.ip());
-    let ruling = config.guard.judge(&call.request(&asked));
-    if !ruling.is_allowed() {
-        record.details = ruling.to_string().into();
-        let mut answer = Answer::made_here(403, "", "RBAC: access denied").because(ruling.to_string());
-        message::insert(answer.response.headers_mut(), REASON, &why(&ruling));
-        return answer;
+    if let Some(refused) = admission::refused(&config.guard, &call.request(&asked), &parts.headers, record) {
+        return refused;
+    }
+    if let Some(refused) = station.admission.limited((Stage::Last, &spot), &roll, &parts.headers, record) {
+        return refused;
     }
     introduce(station, caller, &mut parts.headers);
     let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
@@ -168,16 +177,6 @@ async fn admit(
     let answer = deliver((station, &cluster, record), head, inbound.socket, tongue, body).await;
     record.upstream_time = Some(set_out.elapsed());
     answer
-}
-
-/// Why a request is refused, in words.
-fn why(ruling: &Ruling<'_>) -> String {
-    match ruling.by() {
-        Some((policy, rule)) => {
-            format!("refused where it arrived: rule {} of {}", u64::from(rule) + 1, policy.resource)
-        }
-        None => "refused where it arrived: no AuthorizationPolicy allows it".into(),
-    }
 }
 
 /// Puts down who came and to whom.

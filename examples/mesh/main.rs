@@ -13,6 +13,7 @@
 
 mod access_log;
 mod admin;
+mod admission;
 mod alone;
 mod answer;
 mod args;

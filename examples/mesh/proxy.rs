@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::admission::Admission;
 use crate::args::Args;
 use crate::identity::Identity;
 use crate::question::Door;
@@ -30,7 +31,14 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let identity = Identity::new();
     let upstreams = Upstreams::new(&labels);
     let (itself, credentials) = (Arc::clone(&identity), Arc::default());
-    let station = Arc::new(Station { config, telemetry, upstreams, identity: itself, credentials });
+    let station = Arc::new(Station {
+        config,
+        telemetry,
+        upstreams,
+        identity: itself,
+        credentials,
+        admission: Admission::default(),
+    });
     tokio::spawn(station::serve(listener, Arc::clone(&station), Door::Proxy(address)));
     tokio::spawn(station::tidy(Arc::clone(&station)));
     let (page, admin) = wire::bind(args.port_of("admin")).await?;

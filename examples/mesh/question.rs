@@ -37,6 +37,19 @@ pub struct Question {
 
 /// What a request asks for; or status and text for one that asks for nothing sensible.
 pub fn question(door: Door, parts: &Parts) -> Result<Question, (u16, &'static str)> {
+    let authority = authority(parts)?.to_string();
+    let host = meshroute::host_of(&authority).to_string();
+    let secured = parts.extensions.get::<Secured>().is_some();
+    let scheme = if secured || parts.uri.scheme_str() == Some("https") { "https" } else { "http" };
+    let port = match door {
+        Door::Gateway(port) | Door::Tunnel(port, _) => port,
+        Door::Proxy(_) => port_of(&authority, &host, scheme),
+    };
+    Ok(Question { scheme, authority, host, port })
+}
+
+/// Host and port as sent; or status and text where that, or the framing, is not clear.
+pub fn authority(parts: &Parts) -> Result<&str, (u16, &'static str)> {
     framing(parts)?;
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let sent = hosts.next().and_then(|host| host.to_str().ok());
@@ -47,15 +60,7 @@ pub fn question(door: Door, parts: &Parts) -> Result<Question, (u16, &'static st
         return Err((400, "the request names no host"));
     };
     // Who the user claims to be is no part of where the request goes.
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_string();
-    let host = meshroute::host_of(&authority).to_string();
-    let secured = parts.extensions.get::<Secured>().is_some();
-    let scheme = if secured || parts.uri.scheme_str() == Some("https") { "https" } else { "http" };
-    let port = match door {
-        Door::Gateway(port) | Door::Tunnel(port, _) => port,
-        Door::Proxy(_) => port_of(&authority, &host, scheme),
-    };
-    Ok(Question { scheme, authority, host, port })
+    Ok(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
 }
 
 fn port_of(authority: &str, host: &str, scheme: &str) -> u16 {

@@ -12,12 +12,15 @@ use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use meshroute::adapter::http::{self as adapter, Change};
+use meshroute::authorize::Call;
+use meshroute::limit::{Spot, Stage};
 use meshroute::{Connection, Decision, Outcome, Roll, TlsHello};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::access_log;
+use crate::admission::{self, Admission};
 use crate::answer::{Answer, reason};
 use crate::config::{Config, Told};
 use crate::credentials::{Credentials, Secured};
@@ -28,6 +31,7 @@ use crate::opening::{self, Opening};
 use crate::pool::{Body, Tongue};
 use crate::question::{Door, Question, asked, question};
 use crate::record::{Record, Telemetry};
+use crate::spiffe::Name;
 use crate::tunnel;
 use crate::upstream::Upstreams;
 use crate::wire::Routes;
@@ -46,15 +50,18 @@ pub struct Station {
     pub identity: Arc<Identity>,
     /// What it shows to those from outside.
     pub credentials: Arc<Credentials>,
+    /// How much it has let in.
+    pub admission: Admission,
 }
 
 impl Station {
     /// Puts what discovery sent in force.
     pub fn adopt(&self, routes: Routes, into: &watch::Sender<Option<Arc<Config>>>) -> Result<(), String> {
         self.identity.trust(&routes.roots);
-        let credentials = routes.credentials.clone();
+        let (credentials, limits) = (routes.credentials.clone(), routes.limits.clone());
         let config = Config::check(routes)?;
         self.credentials.adopt(credentials);
+        self.admission.adopt(limits);
         self.upstreams.adopt(&config.router.plan().clusters);
         into.send_replace(Some(Arc::new(config)));
         Ok(())
@@ -76,6 +83,8 @@ pub async fn tidy(station: Arc<Station>) {
 struct Caller {
     peer: SocketAddr,
     ends: Option<Ends>,
+    /// Who they have proved to be in this mesh; `None`: nobody.
+    name: Option<Name>,
     /// Whether it came encrypted, which ended here.
     secured: Option<Secured>,
 }
@@ -109,7 +118,7 @@ impl Station {
                 };
                 self.note(&format!("*:{port} \"TLS\" - - {from}"));
                 let (inside, begun) = opening::hear(&mut stream).await;
-                let caller = Caller { peer, ends, secured: Some(Secured(name.clone())) };
+                let caller = Caller { peer, ends, name: Some(from), secured: Some(Secured(name.clone())) };
                 return self.enter(&config, port, caller, inside, begun, stream).await;
             }
             if let Opening::Tls { name, .. } = &opening
@@ -120,13 +129,13 @@ impl Station {
                     return self.note(&format!("*:{port} \"TLS\" - DC - (no handshake for {name:?})"));
                 };
                 let (inside, begun) = opening::hear(&mut stream).await;
-                let caller = Caller { peer, ends, secured: Some(Secured(name.clone())) };
+                let caller = Caller { peer, ends, name: None, secured: Some(Secured(name.clone())) };
                 return self.enter(&config, port, caller, inside, begun, stream).await;
             }
-            let caller = Caller { peer, ends, secured: None };
+            let caller = Caller { peer, ends, name: None, secured: None };
             return self.enter(&config, port, caller, opening, begun, stream).await;
         }
-        message::converse(stream, self.answering(door, Caller { peer, ends, secured: None })).await;
+        message::converse(stream, self.answering(door, Caller { peer, ends, name: None, secured: None })).await;
     }
 
     /// Goes on with a connection to a gateway's port, which may have been decrypted.
@@ -147,6 +156,13 @@ impl Station {
             None => opening.hello(),
         };
         if !tunnel::is_http(config, &connection) {
+            let principal = caller.name.as_ref().map(Name::principal);
+            let mut call = Call::new(port).principal(principal.as_deref()).source(caller.peer.ip());
+            call.sni = connection.tls.and_then(|hello| hello.sni);
+            let ruling = config.guard.judge(&call);
+            if !ruling.is_allowed() {
+                return self.note(&format!("*:{port} \"TCP\" - - {ruling}"));
+            }
             return tunnel::carry(&self, config, &connection, &format!("*:{port}"), begun, stream).await;
         }
         if matches!(opening, Opening::One | Opening::Two) {
@@ -161,6 +177,7 @@ impl Station {
             let extensions = request.extensions_mut();
             caller.ends.map(|ends| extensions.insert(ends));
             caller.secured.clone().map(|secured| extensions.insert(secured));
+            caller.name.clone().map(|name| extensions.insert(name));
             if caller.secured.is_some() {
                 request.headers_mut().insert("x-forwarded-proto", HeaderValue::from_static("https"));
             }
@@ -214,15 +231,26 @@ impl Station {
             return Answer::refused(503, "no configuration yet");
         };
         let roll = Roll::random();
-        let (decision, made_here, change) = {
+        let (decision, told, made_here, change, refused) = {
             let asked = asked(&config, door, &question, parts);
             let decision = config.router.decide(&asked, &roll);
-            (decision.clone(), adapter::answer(&decision, &asked), Change::of(&decision, &asked))
+            let told = config.told(&decision);
+            note(&config, told.as_deref(), door, &question, &decision, record);
+            let refused = match door {
+                Door::Gateway(port) => self.refuse(&config, (port, peer), &decision, (&asked, parts), &roll, record),
+                _ => None,
+            };
+            let change = Change::of(&decision, &asked);
+            (decision.clone(), told, adapter::answer(&decision, &asked), change, refused)
         };
-        let told = config.told(&decision);
-        note(&config, told.as_deref(), door, &question, &decision, record);
+        if let Some(refused) = refused {
+            return refused;
+        }
         if let Some(delay) = decision.delay {
             tokio::time::sleep(delay).await;
+        }
+        if let Some(refused) = self.no_room_left(door, &decision, parts, &roll, record) {
+            return refused;
         }
         let mut answer = match (made_here, change) {
             (Some(response), _) => Answer::of_decision(&decision, response),
@@ -263,6 +291,46 @@ impl Station {
         answer
     }
 
+    /// The answer to a request that a gateway does not let in, whatever was decided for it.
+    fn refuse(
+        &self,
+        config: &Config,
+        (port, peer): (u16, SocketAddr),
+        decision: &Decision<'_>,
+        (asked, parts): (&meshroute::Request<'_>, &Parts),
+        roll: &Roll,
+        record: &mut Record,
+    ) -> Option<Answer> {
+        let spot = spot(port, decision, parts);
+        if let Some(answer) = self.admission.limited((Stage::First, &spot), roll, &parts.headers, record) {
+            return Some(answer);
+        }
+        let principal = parts.extensions.get::<Name>().map(Name::principal);
+        let mut call = Call::new(port).principal(principal.as_deref()).source(peer.ip()).request(asked);
+        call.sni = asked.tls.and_then(|hello| hello.sni);
+        admission::refused(&config.guard, &call, &parts.headers, record)
+    }
+
+    /// The same for one that has been let in, and for which no fault was injected.
+    fn no_room_left(
+        &self,
+        door: Door,
+        decision: &Decision<'_>,
+        parts: &Parts,
+        roll: &Roll,
+        record: &mut Record,
+    ) -> Option<Answer> {
+        let Door::Gateway(port) = door else { return None };
+        match &decision.outcome {
+            Outcome::Preflight(_) => None,
+            Outcome::Refuse(refusal) if refusal.flag == "FI" => None,
+            _ => {
+                let spot = spot(port, decision, parts);
+                self.admission.limited((Stage::Last, &spot), roll, &parts.headers, record)
+            }
+        }
+    }
+
     /// Agrees to carry whatever comes, where it is a sidecar's to carry.
     fn open_tunnel(
         self: &Arc<Self>,
@@ -290,6 +358,13 @@ impl Station {
     pub fn note(&self, line: &str) {
         access_log::write(line);
     }
+}
+
+/// Where a request is at a gateway.
+fn spot<'a>(port: u16, decision: &Decision<'a>, parts: &Parts) -> Spot<'a> {
+    let host = decision.host.map_or("", |host| &host.name);
+    let route = decision.route.map_or("", |route| &route.name);
+    Spot::new(port).encrypted(parts.extensions.get::<Secured>().is_some()).routed(host, route)
 }
 
 /// Puts down what was decided for a request.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use meshroute::Plan;
 use meshroute::authorize::Guard;
+use meshroute::limit::RateLimits;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -154,6 +155,8 @@ pub struct Routes {
     pub inbound: BTreeMap<u16, Inbound>,
     /// Who may come in.
     pub guard: Guard,
+    /// How many.
+    pub limits: RateLimits,
     /// Who is at an address, where the mesh encrypts what goes there.
     pub peers: BTreeMap<SocketAddr, Peer>,
     /// Whose certificates are trusted.

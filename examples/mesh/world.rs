@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meshroute::authorize::{Guard, MutualTls};
+use meshroute::limit::RateLimits;
 use meshroute::model::gateway::{Server, ServerTlsMode};
 use meshroute::model::pod::PodCondition;
 use meshroute::model::service::ServicePort;
@@ -154,7 +155,11 @@ impl World {
     fn illegal(&self, resources: &Resources) -> Vec<Diagnostic> {
         let subscribed = self.subscribers.values().filter_map(|subscriber| viewpoint(&subscriber.part));
         let views: HashSet<Viewpoint> = subscribed.chain([Viewpoint::sidecar("default")]).collect();
-        let findings = views.iter().flat_map(|view| Plan::resolve(resources, view, &Mesh::default()).findings);
+        let mesh = Mesh::default();
+        let findings = views.iter().flat_map(|view| {
+            let limits = RateLimits::of(resources, view, &mesh).1;
+            Plan::resolve(resources, view, &mesh).findings.into_iter().chain(limits)
+        });
         let illegal =
             findings.filter(|finding| finding.severity == Severity::Error && finding.code.starts_with("bad-"));
         // The same mistake on another line is the same mistake.
@@ -321,11 +326,13 @@ impl World {
         let mesh = Mesh::default();
         let resolution = Plan::resolve(&self.cluster, &viewpoint, &mesh);
         let (guard, more) = Guard::of(&self.cluster, &viewpoint, &mesh);
+        let (limits, still_more) = RateLimits::of(&self.cluster, &viewpoint, &mesh);
         let routes = Routes {
             places: self.places(&resolution.plan),
             plan: resolution.plan,
             inbound: BTreeMap::new(),
             guard,
+            limits,
             peers: self.peers.clone(),
             roots: self.roots.clone(),
             credentials: Vec::new(),
@@ -333,7 +340,7 @@ impl World {
             own: (*Workload::unknown()).clone(),
             workloads: self.workloads(),
         };
-        let findings = resolution.findings.into_iter().chain(more);
+        let findings = resolution.findings.into_iter().chain(more).chain(still_more);
         let findings = findings.map(|finding| self.located(finding, &self.cluster)).collect();
         let common = Arc::new((to_value(&routes)?, findings));
         known.insert(viewpoint, Arc::clone(&common));
