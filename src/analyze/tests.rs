@@ -176,3 +176,24 @@ fn encoded(bytes: &[u8]) -> String {
         .map(|six| LETTERS[six.iter().fold(0, |value, bit| value << 1 | usize::from(*bit)) << (6 - six.len())] as char)
         .collect()
 }
+
+fn envoy_filter(patch: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {{name: a}}\nspec:\n  configPatches:\n  - applyTo: \
+         HTTP_FILTER\n    match: {{context: SIDECAR_INBOUND}}\n    patch: {{operation: INSERT_BEFORE, value: {patch}}}\n---\n"
+    )
+}
+
+#[test]
+fn of_an_envoy_filter_only_what_is_not_understood_is_told_and_never_as_a_mistake() {
+    let kind = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+    let config = format!("{{'@type': {kind}, stat_prefix: a, token_bucket: {{max_tokens: 1, fill_interval: 60s}}}}");
+    let known = envoy_filter(&format!("{{name: envoy.filters.http.local_ratelimit, typed_config: {config}}}"));
+    assert_eq!(found(&format!("{WEB}{known}")), [] as [&str; 0]);
+    let lua = format!("{WEB}{}", envoy_filter("{name: envoy.filters.http.lua, typed_config: {}}"));
+    assert_eq!(found(&lua), ["envoy-filter EnvoyFilter default/a spec.configPatches[0].patch.value.name"]);
+    let mut resources = Resources::new();
+    resources.apply_text(&lua, "-", Reading::Strict);
+    let told = &findings(&resources, &Surroundings::default(), &Mesh::default())[0];
+    assert_eq!((told.severity, told.place.as_ref().map(|place| place.line)), (Severity::Info, Some(24)));
+}

@@ -4,7 +4,11 @@
 #![allow(dead_code, reason = "whoever includes this uses the part that is needed")]
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use meshroute::authorize::{Call, Guard};
+use meshroute::balance::RateLimiter;
+use meshroute::limit::{RateLimits, Spot, Stage};
 use meshroute::{
     Decision, Mesh, Outcome, Plan, Precedence, Reading, Request, Resources, Roll, Router, Viewpoint, yaml,
 };
@@ -30,6 +34,19 @@ pub fn reading(data: &[u8]) {
 fn resolved(resources: &Resources, viewpoint: &Viewpoint, mesh: &Mesh) {
     let resolution = Plan::resolve(resources, viewpoint, mesh);
     resolution.findings.iter().for_each(|finding| assert!(!finding.to_string().is_empty()));
+    let (guard, findings) = Guard::of(resources, viewpoint, mesh);
+    let (limits, more) = RateLimits::of(resources, viewpoint, mesh);
+    findings.iter().chain(&more).for_each(|finding| assert!(!finding.to_string().is_empty()));
+    let mut limiter = RateLimiter::default();
+    limiter.update(limits);
+    for (port, stage) in [(80, Stage::First), (8080, Stage::Last)] {
+        let request = Request::new("GET", "web", "/a?b=c").port(port);
+        assert!(!guard.judge(&Call::new(port).request(&request)).to_string().is_empty());
+        let asked =
+            |limiter: &mut RateLimiter| limiter.ask(stage, &Spot::new(port), &Roll::seeded(1), Duration::ZERO).cloned();
+        let (_, again) = (asked(&mut limiter), asked(&mut limiter));
+        assert!(again.is_none_or(|limit| limit.status >= 400), "an error is told as one");
+    }
     let router = Router::compile(resolution.plan).expect("what was resolved is legal");
     for host in ["web", "web.default.svc.cluster.local:80", "example.com"] {
         for port in [80, 443, 5000, 8080] {
