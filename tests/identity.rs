@@ -291,6 +291,8 @@ fn a_server_that_is_somebody_else_gets_nothing() {
     until("the pod runs under another account", || {
         ask(&served, "client", "/headers").body.contains("By=spiffe://cluster.local/ns/default/sa/store")
     });
+    // The one before leaves with grace, and holds its door until then.
+    until("the pod before has left", || door(&served) != before);
     let (key, made) = roots(&served).remove(0);
     let own = papers(key, &format!("root {made}"), "spiffe://cluster.local/ns/default/sa/client", 600);
     let now = door(&served);
