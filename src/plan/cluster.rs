@@ -24,6 +24,9 @@ pub struct Cluster {
     pub exists: bool,
     /// Those that are ready. Without any, a request is 503 UH.
     pub endpoints: Arc<[Endpoint]>,
+    /// Which HTTP is spoken to them.
+    #[serde(default)]
+    pub http: HttpVersion,
     /// How one of them is chosen and treated.
     pub policy: Policy,
     /// The DestinationRule that had a say.
@@ -40,6 +43,7 @@ impl Cluster {
             port,
             exists: false,
             endpoints: Arc::new([]),
+            http: HttpVersion::default(),
             policy: Policy::default(),
             rule: None,
         }
@@ -51,6 +55,24 @@ impl Cluster {
     pub fn takes_traffic(&self) -> bool {
         self.exists && (!self.endpoints.is_empty() || self.policy.load_balancer == LoadBalancer::Passthrough)
     }
+}
+
+/// Which HTTP is spoken to the endpoints of a cluster, for a host that can speak either. Routes are the same.
+///
+/// Source: Envoy's `HttpProtocolOptions.upstream_protocol_options`, as Istio sets them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    #[default]
+    One,
+    /// HTTP/2, without asking first: the port's protocol is `http2`, `grpc` or the like, or the DestinationRule says
+    /// `h2UpgradePolicy: UPGRADE`.
+    Two,
+    /// What the client speaks: the DestinationRule says `useClientProtocol`, or nothing says what the port carries and it
+    /// is a sidecar that asks.
+    AsClient,
 }
 
 /// One address that serves a cluster.

@@ -22,7 +22,7 @@ pub use action::{
     RedirectPath, RegexRewrite, Retry,
 };
 pub use chain::{Chain, Cidr, Target, Transport};
-pub use cluster::{Cluster, Endpoint, HashKey, LoadBalancer, Policy};
+pub use cluster::{Cluster, Endpoint, HashKey, HttpVersion, LoadBalancer, Policy};
 pub(crate) use condition::Rest;
 pub use condition::{Condition, HeaderMatch, Miss, PathMatch, QueryMatch, ValueMatch};
 pub(crate) use edit::RequestLine;

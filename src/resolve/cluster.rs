@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::destination_rule::{Rule, Rules};
-use super::registry::{Kind, Member, Registry, Service};
-use super::{Mesh, Viewpoint};
+use super::registry::{Kind, Member, Port, Protocol, Registry, Service};
+use super::{Mesh, Viewpoint, ViewpointKind};
 use crate::diagnostic::Diagnostic;
 use crate::kubernetes::has_labels;
-use crate::model::destination_rule::Subset;
-use crate::plan::{Cluster, Endpoint, HashKey, List, LoadBalancer};
+use crate::model::destination_rule::{H2UpgradePolicy, Subset};
+use crate::plan::{Cluster, Endpoint, HashKey, HttpVersion, List, LoadBalancer, Policy};
 
 /// The clusters that some client named, by their number: the same for all clients, from change to change.
 #[derive(Debug, Default)]
@@ -205,7 +205,8 @@ impl<'r> Clusters<'r> {
 
     fn make(&self, host: &str, subset: &str, port: u16) -> Cluster {
         let missing = Cluster::missing(host, subset, port);
-        let Some(service) = self.registry.find(host).filter(|service| service.port(port).is_some()) else {
+        let Some((service, declared)) = self.registry.find(host).and_then(|found| Some((found, found.port(port)?)))
+        else {
             return missing;
         };
         let rule = self.rule(host);
@@ -222,10 +223,24 @@ impl<'r> Clusters<'r> {
             // A ServiceEntry without endpoints makes no cluster (istio `cluster_builder.go:515`).
             exists: service.kubernetes || service.kind == Kind::Passthrough || !endpoints.is_empty(),
             endpoints: endpoints.into(),
+            http: spoken(declared, &policy, self.viewpoint.kind),
             policy,
             rule: rule.map(|rule| rule.resource.clone()),
             ..missing
         }
+    }
+}
+
+/// A rule's word on HTTP's version counts before the port's own (istio `applyTrafficPolicy` after `setUpstreamProtocol`).
+fn spoken(port: &Port, policy: &Policy, kind: ViewpointKind) -> HttpVersion {
+    let said = policy.connection_pool.as_ref().and_then(|pool| pool.http.as_ref());
+    match said {
+        Some(http) if http.use_client_protocol => HttpVersion::AsClient,
+        Some(http) if http.h2_upgrade_policy == H2UpgradePolicy::Upgrade => HttpVersion::Two,
+        _ if port.http2 => HttpVersion::Two,
+        // A gateway's clients may be offered more than who serves them can speak.
+        _ if port.protocol == Protocol::Sniffed && kind == ViewpointKind::Sidecar => HttpVersion::AsClient,
+        _ => HttpVersion::One,
     }
 }
 

@@ -43,6 +43,12 @@ impl Protocol {
         }
     }
 
+    /// Whether what a protocol's name stands for is spoken over HTTP/2 (istio `IsHTTP2`).
+    fn is_http2(text: &str) -> bool {
+        let text = text.to_ascii_lowercase();
+        matches!(text.as_str(), "http2" | "h2c" | "grpc" | "grpc-web" | "kubernetes.io/h2c")
+    }
+
     /// Whether HTTP rules apply.
     pub(super) fn speaks_http(self) -> bool {
         matches!(self, Protocol::Http | Protocol::Sniffed)
@@ -55,6 +61,8 @@ pub(super) struct Port {
     pub(super) number: u16,
     pub(super) name: String,
     pub(super) protocol: Protocol,
+    /// Whether its HTTP is HTTP/2.
+    pub(super) http2: bool,
     target: Option<IntOrString>,
 }
 
@@ -319,20 +327,18 @@ impl Service {
 
 impl Port {
     pub(super) fn of_kubernetes(port: &crate::model::service::ServicePort) -> Port {
-        let protocol = if port.protocol.eq_ignore_ascii_case("udp") {
-            Protocol::Udp
-        } else if !port.app_protocol.is_empty() {
-            Protocol::parse(&port.app_protocol)
-        } else if port.name.is_empty() && well_known_tcp(port.port) {
-            Protocol::Tcp
-        } else if port.name.starts_with("grpc-web") {
-            Protocol::Http
-        } else {
-            Protocol::parse(port.name.split('-').next().unwrap_or_default())
+        let declared = match port.app_protocol.as_str() {
+            _ if port.protocol.eq_ignore_ascii_case("udp") => "udp",
+            "" if port.name.starts_with("grpc-web") => "grpc-web",
+            "" => port.name.split('-').next().unwrap_or_default(),
+            said => said,
         };
-        let protocol =
-            if protocol == Protocol::Sniffed && well_known_tcp(port.port) { Protocol::Tcp } else { protocol };
-        Port { number: port.port, name: port.name.clone(), protocol, target: port.target_port.clone() }
+        let protocol = match Protocol::parse(declared) {
+            Protocol::Sniffed if well_known_tcp(port.port) => Protocol::Tcp,
+            known => known,
+        };
+        let http2 = Protocol::is_http2(declared);
+        Port { number: port.port, name: port.name.clone(), protocol, http2, target: port.target_port.clone() }
     }
 
     pub(super) fn of_entry(port: &crate::model::service_entry::ServicePort) -> Option<Port> {
@@ -341,6 +347,7 @@ impl Port {
             number: u16::try_from(port.number).ok()?,
             name: port.name.clone(),
             protocol: Protocol::parse(&port.protocol),
+            http2: Protocol::is_http2(&port.protocol),
             target,
         })
     }

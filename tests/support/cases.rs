@@ -258,6 +258,8 @@ pub struct Expects {
     mirrors: Option<Vec<String>>,
     /// The cluster's policy in short: `LeastRequest 10s`, then `pool 7`, `outliers`, `tls Simple` where they are set.
     policy: Option<String>,
+    /// Which HTTP the destination is spoken to in: `One`, `Two`, `AsClient`.
+    http: Option<String>,
     /// What requests stick by: `Header("x-user")`; `none`.
     sticks_by: Option<String>,
     /// How many of all rolls reach which subset, or host where it is none.
@@ -484,6 +486,7 @@ struct Told {
     retries: String,
     mirrors: Vec<String>,
     policy: String,
+    http: String,
     sticks_by: String,
 }
 
@@ -580,6 +583,7 @@ impl Seen {
             retries: retries(forward.and_then(|forward| forward.retry.as_ref())),
             mirrors: decision.mirrors(roll).filter_map(|mirror| cluster(mirror.cluster)).collect(),
             policy: decision.cluster().map(policy).unwrap_or_default(),
+            http: decision.cluster().map(|cluster| format!("{:?}", cluster.http)).unwrap_or_default(),
             sticks_by: sticks_by(forward),
         };
         Seen { window, end, sent, response, told: Some(told) }
@@ -751,6 +755,7 @@ impl From<&Chosen> for Told {
             retries: retries(chosen.retry()),
             mirrors: chosen.mirrors().iter().map(|cluster| named(cluster)).collect(),
             policy: policy(chosen.cluster()),
+            http: format!("{:?}", chosen.cluster().http),
             sticks_by: sticks_by(chosen.forward()),
         }
     }
@@ -833,6 +838,7 @@ impl Expects {
             self.retries.iter().for_each(|wanted| differ("retries", wanted, &told.retries));
             self.mirrors.iter().for_each(|wanted| differ("mirrors", &wanted.join(" "), &told.mirrors.join(" ")));
             self.policy.iter().for_each(|wanted| differ("policy", wanted, &told.policy));
+            self.http.iter().for_each(|wanted| differ("version of HTTP", wanted, &told.http));
             self.sticks_by.iter().for_each(|wanted| differ("what requests stick by", wanted, &told.sticks_by));
             self.endpoints.iter().filter(|wanted| !same_endpoints(wanted, &told.endpoints)).for_each(|wanted| {
                 differ("endpoints", &wanted.join(" "), &format!("{:?}", told.endpoints));
