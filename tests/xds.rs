@@ -30,6 +30,8 @@ mod round;
 mod server;
 #[path = "xds/session.rs"]
 mod session;
+#[path = "xds/spoken.rs"]
+mod spoken;
 #[path = "xds/translate.rs"]
 mod translate;
 #[path = "xds/updates.rs"]

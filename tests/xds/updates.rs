@@ -83,15 +83,15 @@ fn pod(app: &str, version: &str, address: &str) -> String {
 }
 
 /// An Envoy under a control plane, in front of the shop.
-struct Front {
-    plane: Plane,
-    envoy: Envoy,
-    entry: SocketAddr,
-    upstreams: Arc<Upstreams>,
+pub struct Front {
+    pub plane: Plane,
+    pub envoy: Envoy,
+    pub entry: SocketAddr,
+    pub upstreams: Arc<Upstreams>,
 }
 
 impl Front {
-    fn start(name: &str, flavor: Flavor, spoil: impl Fn(&mut Translation) + Send + Sync + 'static) -> Self {
+    pub fn start(name: &str, flavor: Flavor, spoil: impl Fn(&mut Translation) + Send + Sync + 'static) -> Self {
         let folder =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("xds-{}-{name}-{flavor:?}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("the target folder can be written to");
@@ -120,8 +120,13 @@ impl Front {
     }
 
     fn take(&self, shop: Shop) {
+        self.put(&shop.text());
+    }
+
+    /// Puts other resources in force.
+    pub fn put(&self, text: &str) {
         let mut reader = Reader::new(Reading::Strict);
-        reader.text(&shop.text(), "shop.yaml");
+        reader.text(text, "shop.yaml");
         assert!(!reader.failed(), "{:?}", reader.findings());
         self.plane.fleet.change(|views| views.replace(reader));
     }

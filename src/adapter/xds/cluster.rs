@@ -14,10 +14,10 @@ use super::endpoint::assignment;
 use super::proto::{ads, file, long, pack, percent, seconds, string_match, uint};
 use crate::balance::{Limits, RetryLimit};
 use crate::model::destination_rule::{
-    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, OutlierDetection,
-    TcpSettings, WarmupConfiguration,
+    ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, HttpSettings, OutlierDetection, TcpSettings,
+    WarmupConfiguration,
 };
-use crate::plan::{Cluster, LoadBalancer, Policy, ValueMatch};
+use crate::plan::{Cluster, HttpVersion, LoadBalancer, Policy, ValueMatch};
 
 /// Where traffic goes that nobody claims.
 pub(super) const PASSTHROUGH: &str = "PassthroughCluster";
@@ -34,7 +34,7 @@ pub(super) fn passthrough() -> pb::Cluster {
         cluster_discovery_type: Some(found),
         circuit_breakers: Some(breakers(&Limits::of(&Policy::default()), None)),
         // As the client speaks, so is spoken on.
-        typed_extension_protocol_options: [http_options(None, None, true)].into(),
+        typed_extension_protocol_options: [http_options(None, HttpVersion::AsClient, http2(None))].into(),
         ..pb::Cluster::default()
     }
 }
@@ -58,7 +58,7 @@ pub(super) fn cluster(known: &Cluster, here: &str, omitted: &mut Vec<String>) ->
         connect_timeout: seconds(policy.connect_timeout),
         circuit_breakers: Some(breakers(&Limits::of(policy), Some(policy))),
         outlier_detection: policy.outlier_detection.as_ref().map(outliers),
-        typed_extension_protocol_options: protocol(pool).into_iter().collect(),
+        typed_extension_protocol_options: protocol(known.http, pool).into_iter().collect(),
         upstream_connection_options: keepalive(pool),
         common_lb_config: Some(common(policy)),
         ..pb::Cluster::default()
@@ -211,30 +211,26 @@ fn keepalive(pool: Option<&ConnectionPoolSettings>) -> Option<pb::UpstreamConnec
 type Extension = (String, envoy_types::pb::google::protobuf::Any);
 
 /// What HTTP is spoken, and how long a connection lives, if anything is said of it.
-fn protocol(pool: Option<&ConnectionPoolSettings>) -> Option<Extension> {
-    let pool = pool?;
-    let (tcp, http) = (pool.tcp.clone().unwrap_or_default(), pool.http.clone().unwrap_or_default());
-    let common = connection(&tcp, &http);
-    let http2 = http2(&http);
-    let says = common != core::HttpProtocolOptions::default()
-        || http.use_client_protocol
-        || http.h2_upgrade_policy == H2UpgradePolicy::Upgrade
-        || http2 != core::Http2ProtocolOptions::default();
-    let upgraded = (http.h2_upgrade_policy == H2UpgradePolicy::Upgrade).then_some(&http2);
-    says.then(|| http_options(Some(common), upgraded, http.use_client_protocol))
+fn protocol(spoken: HttpVersion, pool: Option<&ConnectionPoolSettings>) -> Option<Extension> {
+    let (tcp, http) = pool.map(|pool| (pool.tcp.as_ref(), pool.http.as_ref())).unwrap_or_default();
+    let common = connection(tcp, http);
+    let says = spoken != HttpVersion::One || common != core::HttpProtocolOptions::default();
+    says.then(|| http_options(Some(common), spoken, http2(http)))
 }
 
-fn connection(tcp: &TcpSettings, http: &HttpSettings) -> core::HttpProtocolOptions {
-    let most = u32::try_from(http.max_requests_per_connection).ok().filter(|most| *most > 0);
+fn connection(tcp: Option<&TcpSettings>, http: Option<&HttpSettings>) -> core::HttpProtocolOptions {
+    let most = http.and_then(|http| u32::try_from(http.max_requests_per_connection).ok()).filter(|most| *most > 0);
+    let time = |time: crate::model::Duration| time.to_std().and_then(seconds);
     core::HttpProtocolOptions {
-        idle_timeout: http.idle_timeout.and_then(|time| time.to_std()).and_then(seconds),
-        max_connection_duration: tcp.max_connection_duration.and_then(|time| time.to_std()).and_then(seconds),
+        idle_timeout: http.and_then(|http| http.idle_timeout).and_then(time),
+        max_connection_duration: tcp.and_then(|tcp| tcp.max_connection_duration).and_then(time),
         max_requests_per_connection: most.and_then(uint),
         ..core::HttpProtocolOptions::default()
     }
 }
 
-fn http2(http: &HttpSettings) -> core::Http2ProtocolOptions {
+fn http2(http: Option<&HttpSettings>) -> core::Http2ProtocolOptions {
+    let Some(http) = http else { return core::Http2ProtocolOptions::default() };
     let streams = u32::try_from(http.max_concurrent_streams).ok().filter(|most| *most > 0);
     let time = |time: Option<crate::model::Duration>| time?.to_std().filter(|time| !time.is_zero()).and_then(seconds);
     let alive = http.http2_keep_alive.as_ref().map(|written| core::KeepaliveSettings {
@@ -251,23 +247,23 @@ fn http2(http: &HttpSettings) -> core::Http2ProtocolOptions {
 
 fn http_options(
     common: Option<core::HttpProtocolOptions>,
-    http2: Option<&core::Http2ProtocolOptions>,
-    as_client: bool,
+    spoken: HttpVersion,
+    http2: core::Http2ProtocolOptions,
 ) -> Extension {
     use options::explicit_http_config::ProtocolConfig;
-    let spoken = match (as_client, http2) {
-        (true, _) => options::UpstreamProtocolOptions::UseDownstreamProtocolConfig(options::UseDownstreamHttpConfig {
-            http_protocol_options: Some(core::Http1ProtocolOptions::default()),
-            http2_protocol_options: Some(http2.cloned().unwrap_or_default()),
-            ..options::UseDownstreamHttpConfig::default()
-        }),
-        (false, known) => {
-            let config = match known {
-                Some(http2) => ProtocolConfig::Http2ProtocolOptions(http2.clone()),
-                None => ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default()),
-            };
-            options::UpstreamProtocolOptions::ExplicitHttpConfig(options::ExplicitHttpConfig {
-                protocol_config: Some(config),
+    use options::{ExplicitHttpConfig, UpstreamProtocolOptions};
+    let one = core::Http1ProtocolOptions::default();
+    let explicit = |config: ProtocolConfig| {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) })
+    };
+    let spoken = match spoken {
+        HttpVersion::One => explicit(ProtocolConfig::HttpProtocolOptions(one)),
+        HttpVersion::Two => explicit(ProtocolConfig::Http2ProtocolOptions(http2)),
+        HttpVersion::AsClient => {
+            UpstreamProtocolOptions::UseDownstreamProtocolConfig(options::UseDownstreamHttpConfig {
+                http_protocol_options: Some(one),
+                http2_protocol_options: Some(http2),
+                ..options::UseDownstreamHttpConfig::default()
             })
         }
     };
@@ -326,6 +322,7 @@ fn context(known: &Cluster, written: &ClientTlsSettings) -> tls::UpstreamTlsCont
     tls::UpstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {
             tls_certificates: certificate.into_iter().collect(),
+            alpn_protocols: if known.http == HttpVersion::Two { vec!["h2".into()] } else { Vec::new() },
             validation_context_type: checked.then_some(ValidationContextType::ValidationContext(validation)),
             ..tls::CommonTlsContext::default()
         }),
