@@ -1,24 +1,27 @@
 //! The service that Envoys speak to: ADS, in both ways of speaking. Whoever mounts it opens the socket.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready as when_ready};
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use futures_core::Stream;
+use http::{HeaderMap, HeaderValue, header};
+use http_body::Frame;
 use prost::Message;
 use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::server::NamedService;
 use tonic::{Status, Streaming};
 use tower_service::Service;
 
 use super::ads::{Flavor, Response, Session};
 use super::fleet::{Fleet, Seat};
-use super::wire::Wire;
+use super::wire::Reads;
 
 const STATE_OF_THE_WORLD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
@@ -41,7 +44,7 @@ impl NamedService for Ads {
     const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+type Answer = Ready<Result<http::Response<Body>, Infallible>>;
 
 impl<B> Service<http::Request<B>> for Ads
 where
@@ -61,7 +64,7 @@ where
         match request.uri().path() {
             STATE_OF_THE_WORLD => exchange::<DiscoveryRequest, B>(fleet, request),
             DELTA => exchange::<DeltaDiscoveryRequest, B>(fleet, request),
-            _ => Box::pin(ready(Ok(Status::unimplemented("there is only ADS here").into_http()))),
+            _ => ready(Ok(Status::unimplemented("there is only ADS here").into_http())),
         }
     }
 }
@@ -72,8 +75,11 @@ where
     B: http_body::Body + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
-    let opening = Opening::<R> { fleet, requests: PhantomData };
-    Box::pin(async move { Ok(Grpc::new(Wire::<R>::new(R::FLAVOR)).streaming(opening, request).await) })
+    let requests = Streaming::new_request(Reads::<R>::new(), request.into_body(), None, None);
+    let exchange = Exchange { fleet, requests, place: None };
+    let mut response = http::Response::new(Body::new(Answers { exchange, pieces: VecDeque::new(), ended: false }));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    ready(Ok(response))
 }
 
 /// A request of either way of speaking.
@@ -100,23 +106,6 @@ impl Ask for DeltaDiscoveryRequest {
     }
     fn put_to(&self, session: &mut Session) {
         session.delta_request(self);
-    }
-}
-
-/// A stream that is being opened.
-struct Opening<R> {
-    fleet: Arc<Fleet>,
-    requests: PhantomData<fn() -> R>,
-}
-
-impl<R: Ask> StreamingService<R> for Opening<R> {
-    type Response = Response;
-    type ResponseStream = Exchange<R>;
-    type Future = Ready<Result<tonic::Response<Exchange<R>>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<R>>) -> Self::Future {
-        let exchange = Exchange { fleet: Arc::clone(&self.fleet), requests: request.into_inner(), place: None };
-        ready(Ok(tonic::Response::new(exchange)))
     }
 }
 
@@ -176,4 +165,43 @@ impl<R: Ask> Stream for Exchange<R> {
             }
         }
     }
+}
+
+/// An open stream as the body of an answer: gRPC's messages, and then its status.
+struct Answers<R> {
+    exchange: Exchange<R>,
+    /// What is left of a message.
+    pieces: VecDeque<Bytes>,
+    ended: bool,
+}
+
+impl<R: Ask> http_body::Body for Answers<R> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let body = self.get_mut();
+        loop {
+            if let Some(piece) = body.pieces.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if body.ended {
+                return Poll::Ready(None);
+            }
+            let next = when_ready!(Pin::new(&mut body.exchange).poll_next(context));
+            match next.unwrap_or_else(|| Err(Status::ok(""))).and_then(|response| response.message(R::FLAVOR)) {
+                Ok(pieces) => body.pieces = pieces,
+                Err(status) => {
+                    body.ended = true;
+                    return Poll::Ready(Some(trailers(&status)));
+                }
+            }
+        }
+    }
+}
+
+fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
 }
