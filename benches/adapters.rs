@@ -22,6 +22,7 @@ use http_body_util::Empty;
 use hyper::body::{Body, Bytes};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use meshroute::adapter::http::Change;
 use meshroute::adapter::tls::{Opening, opening};
 use meshroute::adapter::tower::{Chosen, RouteLayer, Upstream};
 use meshroute::balance::Failure;
@@ -40,6 +41,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     println!("| request | host alone | with the adapter | added | ratio |\n|---|---:|---:|---:|---:|");
     runtime.block_on(async {
+        http_alone(&pace).await;
         tower_alone(&pace).await;
         tower_in_hyper(&pace).await;
         tls(&pace).await;
@@ -130,6 +132,23 @@ fn clock() -> Clock {
         BEGIN.elapsed()
     }
     (now, tokio::time::sleep)
+}
+
+/// A host that asks by itself, in the types of `http`.
+async fn http_alone(pace: &Pace) {
+    let live = live();
+    let routed = || {
+        let mut request = request();
+        let (router, roll) = (live.load(), Roll::random());
+        let asked = meshroute::adapter::http::request(&request, PORT);
+        let decision = router.decide(&asked, &roll);
+        assert!(decision.cluster().is_some(), "it goes to a cluster");
+        let change = Change::of(&decision, &asked).expect("the rule is legal");
+        change.request(&mut request);
+        black_box(request);
+    };
+    let what = "http: a request is made; `adapter::http`";
+    pace.compare(what, async || drop(black_box(request())), async || routed()).await;
 }
 
 async fn tower_alone(pace: &Pace) {
