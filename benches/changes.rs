@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use meshroute::model::{Object, Pod, Service, VirtualService};
+use meshroute::model::{DestinationRule, Object, Pod, Service, VirtualService};
 use meshroute::{Live, Mesh, Plan, Reader, Reading, Request, Resources, Roll, Router, Viewpoint, Views};
 
 /// Counts the bytes that are out.
@@ -287,6 +287,31 @@ fn one_rule(size: &Size, table: &mut Table) {
     let what = format!("one VirtualService changed among {} hosts: times faster than a full build", size.hosts);
     table.note("one VirtualService changed: microseconds", format!("{:.1}", change * 1e6));
     table.at_least(&what, full.as_secs_f64() / change, 1_000.0, 100.0);
+    one_policy(size, table, &mut views, &live, full.as_secs_f64());
+}
+
+/// Adds a DestinationRule for one host, with a thousand for others in place.
+fn one_policy(size: &Size, table: &mut Table, views: &mut Views, live: &Live, full: f64) {
+    let others = (0..size.hosts.min(1_000)).map(|n| (n * 31 + 1) % size.hosts);
+    let mut times = Vec::new();
+    for at in others.chain((0..size.repeats).map(|n| (n * 7919) % size.hosts)) {
+        let mut policy = DestinationRule::default();
+        (policy.metadata.name, policy.metadata.namespace) = (format!("p{at}-{}", times.len()), "default".into());
+        policy.spec.host = format!("s{at}");
+        let name = policy.metadata.name.clone();
+        let (done, time) = timed(|| views.apply(policy));
+        done.expect("what was resolved is legal");
+        let router = live.load();
+        let host = format!("s{at}");
+        let decision = router.decide(&Request::new("GET", &host, "/"), &Roll::seeded(1));
+        let speaks = decision.cluster().and_then(|cluster| cluster.rule.clone()).expect("a DestinationRule speaks");
+        assert!(*speaks.name == *name || speaks.name.starts_with(&format!("p{at}-")), "{speaks}");
+        times.push(time);
+    }
+    let change = median(times.split_off(times.len() - size.repeats));
+    let what = format!("one DestinationRule added among {} hosts: times faster than a full build", size.hosts);
+    table.note("one DestinationRule added: microseconds", format!("{:.1}", change * 1e6));
+    table.at_least(&what, full / change, 1_000.0, 10.0);
 }
 
 fn one_endpoint(size: &Size, table: &mut Table) {

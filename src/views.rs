@@ -11,11 +11,11 @@ use crate::compile::{Made, PlanError};
 use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::kubernetes::has_labels;
 use crate::live::Live;
-use crate::model::{Object, VirtualService};
+use crate::model::{DestinationRule, Object, VirtualService};
 use crate::plan::Plan;
 use crate::resolve::{
-    Concerned, Findings, FromNothing, Keys, Mesh, Replaced, Roots, Rules, Shared, Touched, View, Viewpoint,
-    ViewpointKind, World,
+    Concerned, Findings, FromNothing, Keys, Mesh, Replaced, Roots, Rules, Shared, Speaking, Touched, View, Viewpoint,
+    ViewpointKind, World, whose,
 };
 use crate::resources::{Applied, Reader, Resources};
 use crate::router::Router;
@@ -209,7 +209,8 @@ impl Views {
                     Touched::More => self.rebuild(),
                 }
             }
-            "Service" | "ServiceEntry" | "Deployment" | "DestinationRule" | "Sidecar" | "Gateway" => self.rebuild(),
+            "DestinationRule" => self.policy_changed(reference, before.as_ref().map(|(object, _)| &**object)),
+            "Service" | "ServiceEntry" | "Deployment" | "Sidecar" | "Gateway" => self.rebuild(),
             _ => Ok(()), // Nothing else has a part in routing.
         }
     }
@@ -234,6 +235,28 @@ impl Views {
         let mut stale = BTreeSet::new();
         for (at, group) in self.groups.iter_mut().enumerate() {
             if group.replace(shared, &mut self.keys, &replaced, &mut made).is_err() {
+                stale.insert(at);
+            }
+        }
+        self.added += self.keys.len() - known;
+        self.make_again(stale)
+    }
+
+    fn policy_changed(&mut self, reference: &ResourceRef, before: Option<&Object>) -> Result<(), PlanError> {
+        let both = before.into_iter().chain(self.ground.resources.find(reference)).filter_map(as_policy);
+        let asked: Vec<_> = both.clone().map(|rule| &rule.spec.workload_selector).collect();
+        let patterns: BTreeSet<_> = both.flat_map(|rule| whose(rule, &self.ground.mesh).ok()).collect();
+        if asked.iter().any(|selector| selector.is_some()) || self.is_littered() {
+            return self.rebuild();
+        }
+        let shared = self.ground.shared();
+        let before: Vec<_> = self.groups.iter().map(|group| group.view.speaking(shared, &patterns)).collect();
+        self.ground.rules.change(&patterns, reference, &self.ground.resources, &self.ground.mesh);
+        let (known, mut made) = (self.keys.len(), Made::default());
+        let shared = self.ground.shared();
+        let mut stale = BTreeSet::new();
+        for (at, (group, before)) in self.groups.iter_mut().zip(before).enumerate() {
+            if group.take_rules(shared, &mut self.keys, before, &mut made).is_err() {
                 stale.insert(at);
             }
         }
@@ -412,6 +435,27 @@ impl Group {
         Ok(())
     }
 
+    /// Takes note that other DestinationRules may speak than before, and publishes what follows; fails where the group is to
+    /// be made again.
+    fn take_rules(
+        &mut self,
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        before: Speaking,
+        made: &mut Made,
+    ) -> Result<(), FromNothing> {
+        let Some(concerned) = self.view.rules_replaced(shared, keys, before)? else { return Ok(()) };
+        if concerned.is_empty() {
+            for class in &mut self.classes {
+                class.router = Arc::new(class.router.with_clusters(self.view.clusters()));
+            }
+        } else {
+            self.patch(shared, keys, &concerned, made)?;
+        }
+        self.publish();
+        Ok(())
+    }
+
     fn patch(
         &mut self,
         shared: Shared<'_>,
@@ -511,6 +555,13 @@ fn pairs<'l>(
     labels: impl IntoIterator<Item = &'l std::collections::BTreeMap<String, String>>,
 ) -> impl Iterator<Item = (String, String)> {
     labels.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone()))
+}
+
+fn as_policy(object: &Object) -> Option<&DestinationRule> {
+    match object {
+        Object::DestinationRule(rule) => Some(rule),
+        _ => None,
+    }
 }
 
 fn as_rules(object: &Object) -> Option<&VirtualService> {

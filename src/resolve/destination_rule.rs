@@ -14,12 +14,12 @@ use crate::model::destination_rule::{
     TrafficPolicy, WarmupConfiguration,
 };
 use crate::model::{DestinationRule, Object};
-use crate::name::{HostPattern, qualify};
+use crate::name::{HostPattern, NameError, qualify};
 use crate::plan::{HashKey, LoadBalancer, Policy};
 use crate::resources::Resources;
 
 /// Rules for one host in one namespace that were merged into one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rule {
     host: HostPattern,
     export_to: BTreeSet<String>,
@@ -39,8 +39,21 @@ pub(crate) struct Rules {
     exported: BTreeMap<String, ByHost>,
     /// What only clients of the root namespace may use.
     root_local: ByHost,
+    /// All of them, by what they are for.
+    written: HashMap<HostPattern, Vec<Arc<ResourceRef>>>,
     /// What was found wrong with them.
     pub(super) findings: Findings,
+}
+
+/// The host, or wildcard, that a rule is for.
+pub(crate) fn whose(rule: &DestinationRule, mesh: &Mesh) -> Result<HostPattern, NameError> {
+    HostPattern::parse(&qualify(&rule.spec.host, &rule.metadata.namespace, &mesh.domain))
+}
+
+/// What is older stands before what is younger, and what selects clients before all else.
+fn age(rule: &DestinationRule, resource: &ResourceRef) -> impl Ord + use<> {
+    let selects = rule.spec.workload_selector.is_some();
+    (!selects, rule.metadata.creation_timestamp, resource.name.clone(), resource.namespace.clone())
 }
 
 /// Rules by their host.
@@ -61,6 +74,11 @@ impl ByHost {
         merge(self.rules.entry(rule.host.clone()).or_default(), rule, findings);
     }
 
+    fn forget(&mut self, host: &HostPattern) {
+        self.rules.remove(host);
+        self.wildcards.retain(|known| known != host);
+    }
+
     /// The rules of the host string that names a service most exactly.
     fn most_specific(&self, service: &HostPattern) -> &[Rule] {
         let covering = || self.rules.get(self.wildcards.iter().find(|host| service.is_within(host))?);
@@ -78,10 +96,7 @@ impl Rules {
                 _ => None,
             })
             .collect();
-        written.sort_by_key(|(rule, resource)| {
-            let selects = rule.spec.workload_selector.is_some();
-            (!selects, rule.metadata.creation_timestamp, resource.name.clone(), resource.namespace.clone())
-        });
+        written.sort_by_cached_key(|(rule, resource)| age(rule, resource));
         let (mut rules, mut findings) = (Rules::default(), Findings::new());
         for (rule, resource) in written {
             rules.add(rule, resource, mesh, &mut findings);
@@ -89,9 +104,36 @@ impl Rules {
         Rules { findings, ..rules }
     }
 
+    /// Takes note of a change of one rule, which was or is for these hosts and wildcards. Nothing is found wrong with it here.
+    pub(crate) fn change(
+        &mut self,
+        patterns: &BTreeSet<HostPattern>,
+        reference: &ResourceRef,
+        resources: &Resources,
+        mesh: &Mesh,
+    ) {
+        let as_rule = |reference: &ResourceRef| match resources.find(reference) {
+            Some(Object::DestinationRule(rule)) => Some(rule),
+            _ => None,
+        };
+        for pattern in patterns {
+            let all = self.local.values_mut().chain(self.exported.values_mut()).chain([&mut self.root_local]);
+            all.for_each(|rules| rules.forget(pattern));
+            let mut written = self.written.remove(pattern).unwrap_or_default();
+            written.retain(|known| **known != *reference);
+            written.push(Arc::new(reference.clone()));
+            let mut written: Vec<_> = written.iter().filter_map(|known| Some((as_rule(known)?, &**known))).collect();
+            written.retain(|(rule, _)| whose(rule, mesh).as_ref() == Ok(pattern));
+            written.sort_by_cached_key(|(rule, resource)| age(rule, resource));
+            for (rule, resource) in written {
+                self.add(rule, resource, mesh, &mut Findings::default());
+            }
+        }
+    }
+
     fn add(&mut self, written: &DestinationRule, resource: &ResourceRef, mesh: &Mesh, findings: &mut Findings) {
         let namespace = &written.metadata.namespace;
-        let host = match HostPattern::parse(&qualify(&written.spec.host, namespace, &mesh.domain)) {
+        let host = match whose(written, mesh) {
             Ok(host) => host,
             Err(error) => {
                 findings.push(Diagnostic::error("bad-host", error.to_string()).at(resource, "spec.host"));
@@ -105,6 +147,7 @@ impl Rules {
             None => written.spec.export_to.iter().cloned().collect(),
         };
         let resource = Arc::new(resource.clone());
+        self.written.entry(host.clone()).or_default().push(resource.clone());
         let subsets = written.spec.subsets.iter().flatten().map(|subset| (subset.clone(), resource.clone())).collect();
         let rule = Rule { host, export_to, selector, policy: written.spec.traffic_policy.clone(), subsets, resource };
         let private = rule.is_private(namespace, mesh);

@@ -24,11 +24,11 @@ mod visibility;
 mod world;
 
 pub(crate) use cluster::Keys;
-pub(crate) use destination_rule::Rules;
+pub(crate) use destination_rule::{Rules, whose};
 pub(crate) use registry::Service;
 pub(crate) use roots::{Replaced, Roots};
 pub(crate) use sidecar::{Contested, for_any_name};
-pub(crate) use view::{Concerned, FromNothing, HostChange, Shared, View};
+pub(crate) use view::{Concerned, FromNothing, HostChange, Shared, Speaking, View};
 pub(crate) use world::{Touched, World};
 
 pub use viewpoint::{Mesh, OutboundPolicy, Precedence, Viewpoint, ViewpointKind};

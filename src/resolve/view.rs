@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::cluster::{Clusters, Keys};
-use super::destination_rule::Rules;
+use super::destination_rule::{Rule, Rules};
 use super::gateway::Inbound;
 use super::registry::{Protocol, Registry, Service, Sight};
 use super::roots::{Replaced, Roots, Seen};
@@ -61,6 +61,10 @@ pub(crate) struct HostChange {
 pub(crate) struct Concerned {
     pub(super) pairs: BTreeSet<(u16, HostPattern)>,
 }
+
+/// The rule that speaks for each of some services.
+#[derive(Debug)]
+pub(crate) struct Speaking(BTreeMap<HostPattern, Option<Rule>>);
 
 /// From nothing is needed.
 #[derive(Debug)]
@@ -173,6 +177,83 @@ impl View {
         self.clusters = clusters.list;
     }
 
+    /// Which rule speaks for each service that one of some hosts and wildcards covers.
+    pub(crate) fn speaking(&self, shared: Shared<'_>, patterns: &BTreeSet<HostPattern>) -> Speaking {
+        let registry = Registry::new(shared.world, &self.sight);
+        let wildcards: Vec<&HostPattern> = patterns.iter().filter(|pattern| pattern.is_wildcard()).collect();
+        let covered = |host: &&HostPattern| wildcards.iter().any(|wildcard| host.is_within(wildcard));
+        let of_wildcards = shared.world.hosts().filter(|_| !wildcards.is_empty()).filter(covered);
+        let hosts = patterns.iter().filter(|pattern| !pattern.is_wildcard()).chain(of_wildcards);
+        let known = hosts.filter(|host| registry.find(host.as_str()).is_some());
+        Speaking(known.map(|host| (host.clone(), self.speaks(shared, registry, host).cloned())).collect())
+    }
+
+    fn speaks<'r>(&self, shared: Shared<'r>, registry: Registry<'_>, host: &HostPattern) -> Option<&'r Rule> {
+        let service = registry.find(host.as_str())?;
+        shared.rules.find(&service.host, &service.namespace, &self.viewpoint, shared.mesh)
+    }
+
+    /// Takes other DestinationRules, where `before` spoke before: with the virtual hosts that may be others now. `None` where
+    /// no cluster is another.
+    pub(crate) fn rules_replaced(
+        &mut self,
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        before: Speaking,
+    ) -> Result<Option<Concerned>, FromNothing> {
+        let registry = Registry::new(shared.world, &self.sight);
+        let (mut changed, mut sticky) = (BTreeSet::new(), BTreeSet::new());
+        for (host, one) in before.0 {
+            let other = self.speaks(shared, registry, &host);
+            if one.as_ref() == other {
+                continue;
+            }
+            // A gateway that passes TLS on by name has a name for each subset.
+            if self.viewpoint.kind == ViewpointKind::Gateway && !same_subsets(one.as_ref(), other) {
+                return Err(FromNothing);
+            }
+            if one.iter().chain(other).any(|rule| rule.is_sticky()) {
+                sticky.insert(host.clone());
+            }
+            changed.insert(host);
+        }
+        if changed.is_empty() {
+            return Ok(None);
+        }
+        let concerned = if sticky.is_empty() { Concerned::default() } else { self.stuck(shared, &sticky)? };
+        self.remake(shared, keys, changed.iter().map(HostPattern::as_str));
+        Ok(Some(concerned))
+    }
+
+    /// The virtual hosts that may send requests to some hosts, with what these stick by.
+    fn stuck(&self, shared: Shared<'_>, sticky: &BTreeSet<HostPattern>) -> Result<Concerned, FromNothing> {
+        if self.viewpoint.kind == ViewpointKind::Gateway || self.capitals || self.scope.is_narrow() {
+            return Err(FromNothing);
+        }
+        // Another may stand for it.
+        if sticky.iter().any(|host| shared.world.aliases(host.as_str()).next().is_some()) {
+            return Err(FromNothing);
+        }
+        let registry = Registry::new(shared.world, &self.sight);
+        let mut concerned = Concerned::default();
+        for host in sticky {
+            let service = registry.find(host.as_str());
+            let ports =
+                service.into_iter().flat_map(|service| &service.ports).filter(|port| port.protocol.speaks_http());
+            concerned.pairs.extend(ports.map(|port| (port.number, host.clone())));
+        }
+        let leads = |root: &&Root| {
+            super::scope::destinations(root).any(|to| sticky.iter().any(|host| host.as_str() == to.host))
+        };
+        for root in seen(shared, &self.viewpoint, &self.scope).iter().filter(leads) {
+            if root.is_opaque() || root.hosts.iter().any(HostPattern::is_wildcard) {
+                return Err(FromNothing);
+            }
+            self.concern(shared, root, &mut concerned);
+        }
+        Ok(concerned)
+    }
+
     /// What depends on a VirtualService that was replaced.
     pub(crate) fn replaced(&self, shared: Shared<'_>, replaced: &Replaced) -> Result<Concerned, FromNothing> {
         let seen = seen(shared, &self.viewpoint, &self.scope);
@@ -247,6 +328,14 @@ impl View {
         let domains = change.now.iter().flat_map(|host| &host.domains).chain([&change.host]);
         !contested.is_empty() && domains.into_iter().any(|domain| contested.contains(domain.as_str()))
     }
+}
+
+/// Whether two rules define subsets of the same names.
+fn same_subsets(one: Option<&Rule>, other: Option<&Rule>) -> bool {
+    let names = |rule: Option<&Rule>| -> Vec<String> {
+        rule.into_iter().flat_map(|rule| &rule.subsets).map(|(subset, _)| subset.name.clone()).collect()
+    };
+    names(one) == names(other)
 }
 
 /// The label pairs that only one of two has.
