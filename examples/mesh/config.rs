@@ -30,7 +30,7 @@ pub struct Config {
     /// Whose proxy this is.
     pub own: Arc<Workload>,
     /// What comes to each port of its own pod.
-    inbound: BTreeMap<u16, Inbound>,
+    pub inbound: BTreeMap<u16, Inbound>,
     /// Who may come in.
     pub guard: Guard,
     /// Who this is, as the other sidecars are told it.

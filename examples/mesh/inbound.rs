@@ -61,7 +61,7 @@ pub async fn serve(listener: TcpListener, station: Arc<Station>, port: u16) {
 
 /// Takes a connection to the pod's `port`; `local` is where whoever called found it.
 pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: SocketAddr, local: SocketAddr, port: u16) {
-    let Some(config) = first(&station).await else { return };
+    let Some(config) = first(&station, port).await else { return };
     let mut caller = Caller { name: None, port, ends: Ends { local, remote } };
     let mode = config.guard.mutual_tls(port);
     let (opening, begun) = opening::hear(&mut stream).await;
@@ -82,11 +82,12 @@ pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: Socke
     }
 }
 
-/// What is in force. Others may hear of this pod before its own proxy has heard what to do.
-async fn first(station: &Station) -> Option<Arc<Config>> {
+/// What is in force. Others may hear of this pod before its own proxy has heard what to do for it.
+async fn first(station: &Station, port: u16) -> Option<Arc<Config>> {
     let mut config = station.config.clone();
-    let known = timeout(PATIENCE, config.wait_for(Option::is_some)).await.ok()?.ok()?;
-    known.clone()
+    let is_known = |config: &Option<Arc<Config>>| config.as_ref().is_some_and(|config| config.inbound(port).is_some());
+    let _ = timeout(PATIENCE, config.wait_for(is_known)).await;
+    station.config.borrow().clone()
 }
 
 /// Goes on with a connection whose other end is known as far as it can be.

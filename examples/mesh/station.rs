@@ -56,7 +56,11 @@ pub struct Station {
 
 impl Station {
     /// Puts what discovery sent in force.
-    pub fn adopt(&self, routes: Routes, into: &watch::Sender<Option<Arc<Config>>>) -> Result<(), String> {
+    pub fn adopt(&self, mut routes: Routes, into: &watch::Sender<Option<Arc<Config>>>) -> Result<(), String> {
+        // A pod that is on its way out is served until it is gone: not everybody has heard of it yet.
+        if let (true, Some(before)) = (routes.inbound.is_empty(), &*self.config.borrow()) {
+            routes.inbound.clone_from(&before.inbound);
+        }
         self.identity.trust(&routes.roots);
         let (credentials, limits) = (routes.credentials.clone(), routes.limits.clone());
         let config = Config::check(routes)?;
