@@ -23,7 +23,7 @@ use crate::station::{self, Station};
 use crate::upstream::Upstreams;
 use crate::wire::{self, Routes};
 use crate::workload::Workload;
-use crate::{Failure, admin};
+use crate::{Failure, admin, outside};
 
 /// Runs a sidecar in `--namespace` (`default`) on the folder that is named, until Ctrl-C or SIGTERM.
 pub async fn run(args: &Args) -> Result<(), Failure> {
@@ -58,8 +58,10 @@ fn routes(folder: &Path, namespace: &str) -> Result<Routes, Failure> {
     }
     kubernetes::assign_addresses(&mut resources);
     let (viewpoint, mesh) = (Viewpoint::sidecar(namespace), Mesh::default());
+    let plan = Plan::resolve(&resources, &viewpoint, &mesh).plan;
     Ok(Routes {
-        plan: Plan::resolve(&resources, &viewpoint, &mesh).plan,
+        outside: outside::wanted(&plan, folder),
+        plan,
         inbound: BTreeMap::new(),
         guard: Guard::of(&resources, &viewpoint, &mesh).0,
         limits: RateLimits::of(&resources, &viewpoint, &mesh).0,

@@ -13,7 +13,7 @@ use meshroute::{Decision, Outcome};
 use tokio::time::Instant;
 
 use crate::message;
-use crate::pool::Body;
+use crate::pool::{Body, Failed};
 use crate::record::{self, Record};
 use crate::retry::Tried;
 use crate::world::rule_key;
@@ -33,6 +33,8 @@ pub struct Answer {
     pub shown: Option<HeaderValue>,
     /// Who answered.
     pub upstream: Option<Endpoint>,
+    /// Envoy's response code details, where the flags don't say all; empty: they do.
+    pub details: String,
 }
 
 impl Answer {
@@ -44,7 +46,14 @@ impl Answer {
         if !response.body().is_end_stream() {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         }
-        Answer { response, flags: flags.into(), reason: Arc::default(), shown: None, upstream: None }
+        Answer {
+            response,
+            flags: flags.into(),
+            reason: Arc::default(),
+            shown: None,
+            upstream: None,
+            details: String::new(),
+        }
     }
 
     /// Where the decision itself is the answer.
@@ -55,7 +64,7 @@ impl Answer {
             Outcome::Refuse(refusal) => refusal.flag.to_string(),
             _ => String::new(),
         };
-        Answer { response, flags, reason: Arc::default(), shown: None, upstream: None }
+        Answer { response, flags, reason: Arc::default(), shown: None, upstream: None, details: String::new() }
     }
 
     /// Puts down what became of a request.
@@ -65,7 +74,11 @@ impl Answer {
         record.upstream.clone_from(&self.upstream);
         let came_back = self.upstream.is_some() && (self.flags.is_empty() || self.flags == "URX");
         if record.details.is_empty() {
-            record.details = if came_back { "via_upstream".into() } else { record::details(&self.flags).into() };
+            record.details = match (&*self.details, came_back) {
+                ("", true) => "via_upstream".into(),
+                ("", false) => record::details(&self.flags).into(),
+                (details, _) => details.to_string().into(),
+            };
         }
     }
 
@@ -111,26 +124,38 @@ pub fn arrived(tried: Tried, endpoint: &Endpoint, deadline: Option<std::time::In
             }
             let body = message::Timed::new(body, deadline.map(Instant::from_std), held);
             let response = Response::from_parts(parts, body.boxed());
-            Answer { response, flags: flag.to_string(), reason: Arc::default(), shown: None, upstream: None }
+            Answer {
+                response,
+                flags: flag.to_string(),
+                reason: Arc::default(),
+                shown: None,
+                upstream: None,
+                details: String::new(),
+            }
         }
-        Err(failure) => failed(failure, flag),
+        Err(failure) => failed(&failure, flag),
     };
     answer.upstream = Some(endpoint.clone());
     answer
 }
 
-fn failed(failure: Failure, also: &str) -> Answer {
+fn failed(failed: &Failed, also: &str) -> Answer {
     let before = "upstream connect error or disconnect/reset before headers. reset reason:";
-    let (status, flag, text) = match failure {
+    let why = if failed.why.is_empty() { String::new() } else { format!(", transport failure reason: {}", failed.why) };
+    let (status, flag, text) = match failed.kind {
         Failure::TimedOut => (504, "UT", "upstream request timeout".to_string()),
-        Failure::Connect => (503, "UF", format!("{before} remote connection failure")),
+        Failure::Connect => (503, "UF", format!("{before} remote connection failure{why}")),
         Failure::Overflow => (503, "UO", format!("{before} overflow")),
         _ => (503, "UC", format!("{before} connection termination")),
     };
     let flags: Vec<&str> = [flag, also].into_iter().filter(|flag| !flag.is_empty()).collect();
     let mut answer = Answer::made_here(status, &flags.join(","), text);
-    if failure == Failure::Overflow {
+    if failed.kind == Failure::Overflow {
         answer.response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+    }
+    if !failed.why.is_empty() {
+        let why = failed.why.replace(char::is_whitespace, "_");
+        answer.details = format!("upstream_reset_before_response_started{{remote_connection_failure|{why}}}");
     }
     answer
 }

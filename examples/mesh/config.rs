@@ -12,14 +12,14 @@ use meshroute::model::destination_rule::ClientTlsMode;
 use meshroute::plan::{Cluster, Endpoint, Target};
 use meshroute::{Decision, Outcome, Router};
 
-use crate::dial;
 use crate::metrics::Via;
+use crate::outside::Origin;
 use crate::question::Door;
-use crate::transport::Way;
+use crate::transport::{Abroad, Way};
 use crate::wire::{Inbound, Peer, Routes};
 use crate::workload::{Service, Workload};
 use crate::world::rule_key;
-use crate::{answer, message};
+use crate::{answer, dial, message, outside};
 
 /// A snapshot in force: what is read together is swapped together.
 pub struct Config {
@@ -35,6 +35,8 @@ pub struct Config {
     pub guard: Guard,
     /// Who this is, as the other sidecars are told it.
     pub metadata: Option<HeaderValue>,
+    /// How hosts outside are spoken to, by cluster.
+    pub outside: BTreeMap<String, Arc<Origin>>,
     peers: BTreeMap<SocketAddr, Peer>,
     underlay: BTreeMap<SocketAddr, SocketAddr>,
     workloads: BTreeMap<IpAddr, Arc<Workload>>,
@@ -54,8 +56,8 @@ pub struct Told {
 }
 
 impl Config {
-    /// Checks what came over the wire.
-    pub fn check(routes: Routes) -> Result<Self, String> {
+    /// Checks what came over the wire. `before`: the snapshot in force.
+    pub fn check(routes: Routes, before: Option<&Config>) -> Result<Self, String> {
         let inbound = routes.inbound.values().map(|inbound| &inbound.socket);
         if let Some(real) = routes.underlay.values().chain(inbound).find(|real| !dial::reaches(**real)) {
             return Err(format!("{real} is not on loopback"));
@@ -65,7 +67,9 @@ impl Config {
         let (underlay, places, own) = (routes.underlay, routes.places, Arc::new(routes.own));
         let metadata = serde_json::to_string(&*own).ok().and_then(|text| HeaderValue::from_str(&text).ok());
         let Routes { inbound, guard, peers, .. } = routes;
-        Ok(Config { router, places, own, inbound, guard, metadata, peers, underlay, workloads, told: Mutex::default() })
+        let outside = outside::adopt(routes.outside, before);
+        let told = Mutex::default();
+        Ok(Config { router, places, own, inbound, guard, metadata, outside, peers, underlay, workloads, told })
     }
 
     /// Whose pod an endpoint is.
@@ -106,7 +110,9 @@ impl Config {
             Some(mode) => mode == ClientTlsMode::IstioMutual,
         });
         let sni = tls.map(|tls| tls.sni.clone()).filter(|sni| !sni.is_empty());
-        Some(Way { to: self.real(address)?, peer: peer.map(|peer| peer.name.clone()), sni })
+        let outside =
+            self.outside.get(&*cluster.name).map(|origin| Box::new(Abroad { origin: Arc::clone(origin), host: None }));
+        Some(Way { to: self.real(address)?, peer: peer.map(|peer| peer.name.clone()), sni, outside })
     }
 
     /// Where a made-up address really is. This mesh reaches nothing beyond loopback and its pods' namespaces.

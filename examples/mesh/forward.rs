@@ -157,11 +157,11 @@ impl Trip<'_> {
     /// One try, within its time.
     async fn attempt(&self, errand: &Errand<'_>, endpoint: &Endpoint, held: Held, cargo: &mut Cargo) -> Tried {
         let Some(way) = self.config.way(errand.cluster, endpoint) else {
-            return Err(Failure::Connect);
+            return Err(Failure::Connect.into());
         };
-        let sending = send(errand, &way, cargo);
+        let sending = send(errand, way, cargo);
         let tried = match retry::limit(errand.deadline, errand.retry) {
-            Some(limit) => timeout(limit, sending).await.unwrap_or(Err(Failure::TimedOut)),
+            Some(limit) => timeout(limit, sending).await.unwrap_or(Err(Failure::TimedOut.into())),
             None => sending.await,
         };
         tried.map(|(response, mut taken)| {
@@ -210,7 +210,7 @@ impl Trip<'_> {
                     record: None,
                 };
                 // Read to the end, so that the connection can be used again.
-                if let Ok((answer, _taken)) = send(&errand, &way, &mut cargo).await {
+                if let Ok((answer, _taken)) = send(&errand, way, &mut cargo).await {
                     let _ = answer.into_body().collect().await;
                 }
                 drop(held);
@@ -260,12 +260,16 @@ pub async fn deliver(
         retry: None,
         record: Some(record),
     };
-    let tried = send(&errand, &Way::plain(socket), &mut Cargo::Stream(Some(body))).await;
+    let tried = send(&errand, Way::plain(socket), &mut Cargo::Stream(Some(body))).await;
     arrived(tried, &endpoint, None, "")
 }
 
 /// Sends a request, and sends it again where a kept connection turns out to be closed.
-async fn send(errand: &Errand<'_>, way: &Way, cargo: &mut Cargo) -> Tried {
+async fn send(errand: &Errand<'_>, way: Way, cargo: &mut Cargo) -> Tried {
+    let way = &match errand.head.headers().get(header::HOST).map(HeaderValue::to_str) {
+        Some(Ok(authority)) => way.of_request(authority),
+        _ => way,
+    };
     let metadata = errand.metadata.as_ref().filter(|_| way.peer.is_some());
     let mut unsent: Option<Box<Request<Body>>> = None;
     loop {

@@ -20,7 +20,7 @@ use crate::record::Telemetry;
 use crate::station::{self, Station};
 use crate::upstream::Upstreams;
 use crate::wire::{self, Part, Routes};
-use crate::{Failure, admin, session};
+use crate::{Failure, admin, outside, session};
 
 /// Runs the gateway in `--namespace`, whose labels are the `--label`s; where it is a pod, `--pod` with its `--port`s.
 pub async fn run(args: &Args) -> Result<(), Failure> {
@@ -39,6 +39,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
         credentials,
         admission: Admission::default(),
     });
+    tokio::spawn(outside::follow(station.config.clone()));
     tokio::spawn(station::tidy(Arc::clone(&station)));
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));

@@ -65,14 +65,28 @@ enum Sender {
 /// Why a request did not get through.
 pub enum Stuck {
     /// It failed for good.
-    Lost(Failure),
+    Lost(Failed),
     /// The connection had been closed by the other side; here is the request, untouched.
     Unsent(Box<Request<Body>>),
 }
 
+/// How it failed.
+pub struct Failed {
+    /// As far as it matters for what follows.
+    pub kind: Failure,
+    /// What TLS says about it, in Envoy's manner; empty: nothing.
+    pub why: String,
+}
+
+impl From<Failure> for Failed {
+    fn from(kind: Failure) -> Self {
+        Failed { kind, why: String::new() }
+    }
+}
+
 impl From<Overflow> for Stuck {
     fn from(_: Overflow) -> Self {
-        Stuck::Lost(Failure::Overflow)
+        Stuck::Lost(Failure::Overflow.into())
     }
 }
 
@@ -214,7 +228,7 @@ impl Upstream {
         tongue: Tongue,
         identity: &Identity,
         patience: Duration,
-    ) -> Result<Line, Failure> {
+    ) -> Result<Line, Failed> {
         if let Some(line) = self.kept(to, tongue) {
             return Ok(line);
         }
@@ -227,8 +241,10 @@ impl Upstream {
             }
             match self.hold(What::Connection(to.to)) {
                 Ok(held) => {
-                    let stream = to.open(identity, patience).await.ok_or(Failure::Connect)?;
-                    return self.dial(to.clone(), tongue, stream, held).await.ok_or(Failure::Connect);
+                    let opened = to.open(identity, Some(tongue), patience).await;
+                    let stream = opened.map_err(|why| Failed { kind: Failure::Connect, why })?;
+                    let line = self.dial(to.clone(), tongue, stream, held).await;
+                    return line.ok_or(Failure::Connect.into());
                 }
                 Err(_) => freed.await,
             }
@@ -288,9 +304,9 @@ impl Upstream {
     pub async fn send(self: &Arc<Self>, line: Line, request: Request<Body>) -> Result<(Response<Coming>, Held), Stuck> {
         let active = self.hold(What::Request)?;
         let used = line.is_used();
-        let mut line = line.hosted().await.map_err(Stuck::Lost)?;
+        let mut line = line.hosted().await.map_err(|failure| Stuck::Lost(failure.into()))?;
         let sent = match &mut line.sender {
-            Sender::Bare(..) => return Err(Stuck::Lost(Failure::Connect)),
+            Sender::Bare(..) => return Err(Stuck::Lost(Failure::Connect.into())),
             Sender::One(sender) => sender.try_send_request(request).await,
             Sender::Two(sender) => sender.try_send_request(request).await,
         };
@@ -301,8 +317,8 @@ impl Upstream {
             }
             Err(mut error) => match error.take_message() {
                 Some(unsent) if used => Err(Stuck::Unsent(Box::new(unsent))),
-                Some(_) => Err(Stuck::Lost(Failure::Before)),
-                None => Err(Stuck::Lost(Failure::Reset)),
+                Some(_) => Err(Stuck::Lost(Failure::Before.into())),
+                None => Err(Stuck::Lost(Failure::Reset.into())),
             },
         }
     }

@@ -18,7 +18,7 @@ use crate::record::Telemetry;
 use crate::station::{self, Station};
 use crate::upstream::Upstreams;
 use crate::wire::{self, Part, Routes};
-use crate::{Failure, admin, dial, inbound, intercept, session};
+use crate::{Failure, admin, dial, inbound, intercept, outside, session};
 
 /// Runs the sidecar of `--pod` in `--namespace`, whose labels are the `--label`s.
 pub async fn run(args: &Args) -> Result<(), Failure> {
@@ -40,6 +40,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
         admission: Admission::default(),
     });
     tokio::spawn(station::serve(listener, Arc::clone(&station), Door::Proxy(address)));
+    tokio::spawn(outside::follow(station.config.clone()));
     tokio::spawn(station::tidy(Arc::clone(&station)));
     let (page, admin) = wire::bind(args.port_of("admin")).await?;
     tokio::spawn(admin::serve(page, Arc::clone(&station)));

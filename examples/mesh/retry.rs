@@ -11,14 +11,14 @@ use meshroute::balance::{self, Ended, Failure};
 use meshroute::plan::Retry;
 
 use crate::message;
-use crate::pool::{Body, Coming};
+use crate::pool::{Body, Coming, Failed};
 use crate::upstream::Held;
 
 /// The largest body that is kept for another try.
 const REPLAYABLE: u64 = 64 << 10;
 
 /// How one try ended: with the head of an answer, and what its request still holds; or without.
-pub type Tried = Result<(Response<Coming>, Vec<Held>), Failure>;
+pub type Tried = Result<(Response<Coming>, Vec<Held>), Failed>;
 
 /// A body as far as it matters for another try.
 pub enum Cargo {
@@ -75,7 +75,7 @@ pub fn verdict_on(tried: &Tried) -> balance::Tried {
             let rate_limited = header("x-envoy-ratelimited").is_some();
             balance::Tried::answered(response.status().as_u16()).grpc(grpc).rate_limited(rate_limited)
         }
-        Err(failure) => balance::Tried::Failed(*failure),
+        Err(failed) => balance::Tried::Failed(failed.kind),
     }
 }
 
@@ -83,9 +83,11 @@ pub fn verdict_on(tried: &Tried) -> balance::Tried {
 pub fn report_on(tried: &Tried) -> Ended {
     match tried {
         Ok((response, _)) => Ended::Answered(response.status().as_u16()),
-        Err(Failure::TimedOut) => Ended::TimedOut,
-        // The cluster was full, for which the endpoint cannot be blamed.
-        Err(Failure::Overflow) => Ended::Abandoned,
-        Err(_) => Ended::Lost,
+        Err(failed) => match failed.kind {
+            Failure::TimedOut => Ended::TimedOut,
+            // The cluster was full, for which the endpoint cannot be blamed.
+            Failure::Overflow => Ended::Abandoned,
+            _ => Ended::Lost,
+        },
     }
 }

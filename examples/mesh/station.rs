@@ -63,7 +63,8 @@ impl Station {
         }
         self.identity.trust(&routes.roots);
         let (credentials, limits) = (routes.credentials.clone(), routes.limits.clone());
-        let config = Config::check(routes)?;
+        let before = self.config.borrow().clone();
+        let config = Config::check(routes, before.as_deref())?;
         self.credentials.adopt(credentials);
         self.admission.adopt(limits);
         self.upstreams.adopt(&config.router.plan().clusters);

@@ -1,16 +1,21 @@
-//! How a connection to somebody is opened: plainly, or proving who both sides are.
+//! How a connection to somebody is opened: plainly, or proving who is there.
 //!
 //! Knows sockets and identities. Knows nothing of what is sent.
 
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::dial;
 use crate::identity::Identity;
+use crate::outside::Origin;
+use crate::pool::Tongue;
 use crate::spiffe::Name;
 
 /// A connection of either kind.
@@ -23,26 +28,74 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
 pub struct Way {
     /// The socket.
     pub to: SocketAddr,
-    /// Who must be there, by mutual TLS; `None`: it is not encrypted.
+    /// Who of the mesh must be there, by mutual TLS; `None`: nobody is asked to be.
     pub peer: Option<Name>,
-    /// The server name that is asked for; `None`: none.
+    /// The server name that is asked for in the mesh; `None`: none.
     pub sni: Option<String>,
+    /// TLS to somebody who is not of the mesh; `None`: there is none.
+    pub outside: Option<Box<Abroad>>,
+}
+
+/// Somebody outside.
+#[derive(Clone, Debug)]
+pub struct Abroad {
+    /// How they are spoken to.
+    pub origin: Arc<Origin>,
+    /// The host that a request is for, where that matters and is known.
+    pub host: Option<String>,
+}
+
+impl PartialEq for Abroad {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.origin, &other.origin) && self.host == other.host
+    }
+}
+
+impl Eq for Abroad {}
+
+impl Hash for Abroad {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (Arc::as_ptr(&self.origin), &self.host).hash(state);
+    }
 }
 
 impl Way {
     /// A way that is not encrypted.
     pub fn plain(to: SocketAddr) -> Self {
-        Way { to, peer: None, sni: None }
+        Way { to, peer: None, sni: None, outside: None }
     }
 
-    /// Opens a connection; `None`: nobody is there in time, or somebody else.
-    pub async fn open(&self, identity: &Identity, patience: Duration) -> Option<Box<dyn Io>> {
-        let stream = timeout(patience, self.dial()).await.ok()?.ok()?;
-        let _ = stream.set_nodelay(true);
-        match &self.peer {
-            None => Some(Box::new(stream)),
-            Some(peer) => Some(Box::new(identity.secure(stream, peer, self.sni.as_deref()).await?)),
+    /// The way of a request for an authority: the name that is sent outside is its host, as with Envoy's `auto_sni`.
+    pub fn of_request(mut self, authority: &str) -> Self {
+        if let Some(abroad) = self.outside.as_mut().filter(|abroad| abroad.origin.is_automatic()) {
+            let authority = authority.parse::<Authority>().ok();
+            abroad.host = authority.map(|authority| authority.host().trim_matches(['[', ']']).to_string());
         }
+        self
+    }
+
+    /// Opens a connection, for requests in this tongue or for whatever comes. The error says how TLS failed; empty: nobody
+    /// is there in time, or somebody else.
+    pub async fn open(
+        &self,
+        identity: &Identity,
+        tongue: Option<Tongue>,
+        patience: Duration,
+    ) -> Result<Box<dyn Io>, String> {
+        timeout(patience, self.connect(identity, tongue)).await.unwrap_or_else(|_| Err(String::new()))
+    }
+
+    async fn connect(&self, identity: &Identity, tongue: Option<Tongue>) -> Result<Box<dyn Io>, String> {
+        let stream = self.dial().await.map_err(|_| String::new())?;
+        let _ = stream.set_nodelay(true);
+        if let Some(peer) = &self.peer {
+            let secured = identity.secure(stream, peer, self.sni.as_deref()).await;
+            return secured.map(|stream| Box::new(stream) as Box<dyn Io>).ok_or_else(String::new);
+        }
+        if let Some(Abroad { origin, host }) = self.outside.as_deref() {
+            return Ok(Box::new(origin.secure(stream, host.as_deref(), tongue).await?));
+        }
+        Ok(Box::new(stream))
     }
 
     async fn dial(&self) -> std::io::Result<TcpStream> {

@@ -106,8 +106,8 @@ pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         }
         Outcome::Passthrough => match asked.and_then(|ip| config.real(SocketAddr::new(ip, connection.port))) {
             Some(socket) => {
-                let server = Way::plain(socket).open(&station.identity, PATIENCE).await;
-                server.map(|server| (server, Vec::new(), socket.to_string()))
+                let server = Way::plain(socket).open(&station.identity, None, PATIENCE).await;
+                server.ok().map(|server| (server, Vec::new(), socket.to_string()))
             }
             None => None,
         },
@@ -135,7 +135,7 @@ async fn reach(
     let (host, endpoint, held) = upstream.pick(&Ask::new(roll, now()))?;
     let way = config.way(cluster, &endpoint)?;
     let open = upstream.hold(What::Connection(way.to)).ok()?;
-    let connected = way.open(&station.identity, cluster.policy.connect_timeout).await;
-    upstream.report(host, if connected.is_some() { Ended::Answered(200) } else { Ended::Lost });
-    Some((connected?, vec![held, open], format!("{} {endpoint}", endpoint.workload)))
+    let connected = way.open(&station.identity, None, cluster.policy.connect_timeout).await;
+    upstream.report(host, if connected.is_ok() { Ended::Answered(200) } else { Ended::Lost });
+    Some((connected.ok()?, vec![held, open], format!("{} {endpoint}", endpoint.workload)))
 }

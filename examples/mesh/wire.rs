@@ -163,6 +163,8 @@ pub struct Routes {
     pub roots: Vec<Vec<u8>>,
     /// What a gateway shows.
     pub credentials: Vec<Credential>,
+    /// How hosts outside are spoken to where a DestinationRule wants TLS, by cluster.
+    pub outside: BTreeMap<String, Outside>,
     /// Where a pod's address really is: `10.244.3.7:80` to `127.0.0.1:41234`. Pods' addresses are made up, unless pods
     /// have network namespaces: then each is where it says.
     pub underlay: BTreeMap<SocketAddr, SocketAddr>,
@@ -209,6 +211,21 @@ pub struct Credential {
     pub key: PathBuf,
     /// The file of the authorities that clients are checked against; `None`: they show nothing.
     pub authorities: Option<PathBuf>,
+}
+
+/// TLS to a host outside: `SIMPLE`, or `MUTUAL` with what it proves itself with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outside {
+    /// The file of the authorities that the server is checked against; `None`: those of the system.
+    pub authorities: Option<PathBuf>,
+    /// The files of the own certificate and its key; `None`: nothing is shown.
+    pub own: Option<(PathBuf, PathBuf)>,
+    /// The names, one of which the server's certificate must carry; empty: the host's.
+    pub names: Vec<String>,
+    /// The server name that is sent; empty: the host's.
+    pub sni: String,
+    /// Whether the server's certificate goes unchecked.
+    pub unchecked: bool,
 }
 
 /// What the kube-proxy gets for each `namespace/service:port`.

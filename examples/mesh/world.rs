@@ -21,6 +21,7 @@ use meshroute::{Diagnostic, Mesh, Plan, Reader, ResourceRef, Resources, Severity
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::outside;
 use crate::spiffe::Name;
 use crate::wire::{Balanced, Credential, Inbound, Part, Peer, PodSpec, Routes, Services};
 use crate::workload::Workload;
@@ -329,6 +330,7 @@ impl World {
         let (limits, still_more) = RateLimits::of(&self.cluster, &viewpoint, &mesh);
         let routes = Routes {
             places: self.places(&resolution.plan),
+            outside: outside::wanted(&resolution.plan, Path::new(&self.folder)),
             plan: resolution.plan,
             inbound: BTreeMap::new(),
             guard,

@@ -45,6 +45,10 @@ impl Root {
         Issued { certificate: certificate.der().to_vec(), key: key.serialize_der() }
     }
 
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
     pub fn pem(&self) -> String {
         pem("CERTIFICATE", &self.certificate)
     }
