@@ -212,7 +212,7 @@ fn what_is_sent_in_the_clear_goes_out_encrypted_to_whom_the_rule_means() {
     folder.write("tls/client.pem", &own.pem());
     folder.write("tls/client.key", &own.key_pem());
     let mutual = "clientCertificate: tls/client.pem, privateKey: tls/client.key";
-    let rules: [(&str, u16, String); 12] = [
+    let rules: [(&str, u16, String); 13] = [
         ("good", anybody, "mode: SIMPLE, caCertificates: tls/root.pem".into()),
         ("stranger", anybody, "mode: SIMPLE, caCertificates: tls/root.pem".into()),
         (
@@ -229,6 +229,7 @@ fn what_is_sent_in_the_clear_goes_out_encrypted_to_whom_the_rule_means() {
         ("forged", anybody, "mode: SIMPLE, caCertificates: tls/other.pem, subjectAltNames: [good.example]".into()),
         ("blind", anybody, "mode: SIMPLE, caCertificates: tls/none.pem".into()),
         ("system", anybody, "mode: SIMPLE, subjectAltNames: [good.example]".into()),
+        ("revoked", anybody, "mode: SIMPLE, caCertificates: tls/root.pem, caCrl: tls/root.crl".into()),
         ("careless", anybody, "mode: SIMPLE, insecureSkipVerify: true".into()),
         (
             "shown",
@@ -263,6 +264,7 @@ fn what_is_sent_in_the_clear_goes_out_encrypted_to_whom_the_rule_means() {
     refused(&ask(&proxy, "misnamed"), "NotValidForName");
     refused(&ask(&proxy, "forged"), "UnknownIssuer");
     refused(&ask(&proxy, "blind"), "Secret is not supplied by SDS");
+    refused(&ask(&proxy, "revoked"), "Secret is not supplied by SDS");
     refused(&ask(&proxy, "system"), "TLS");
     // TLS 1.3 has the server look at what is shown when the client already believes itself done.
     assert_eq!(ask(&proxy, "nobody").status(), "503", "it shows nothing to somebody who wants to see it");

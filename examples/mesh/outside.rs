@@ -86,6 +86,7 @@ fn origination(tls: &ClientTlsSettings, folder: &Path) -> Outside {
         names: tls.subject_alt_names.clone(),
         sni: tls.sni.clone(),
         unchecked: tls.insecure_skip_verify == Some(true),
+        revocable: !tls.ca_crl.is_empty(),
     }
 }
 
@@ -194,6 +195,9 @@ impl Origin {
 
 impl Loaded {
     fn read(wanted: &Outside) -> Result<Self, Failure> {
+        if wanted.revocable {
+            return Err("caCrl is not read; take it out".into());
+        }
         let mut roots = RootCertStore::empty();
         match &wanted.authorities {
             _ if wanted.unchecked => {}

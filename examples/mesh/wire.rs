@@ -226,6 +226,8 @@ pub struct Outside {
     pub sni: String,
     /// Whether the server's certificate goes unchecked.
     pub unchecked: bool,
+    /// Whether a list of revoked certificates is named, which nobody reads here.
+    pub revocable: bool,
 }
 
 /// What the kube-proxy gets for each `namespace/service:port`.
