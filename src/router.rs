@@ -19,7 +19,10 @@ use crate::table::{FastMap, HostIndex, RouteTable, Test};
 /// Answers where a request goes, by one client's plan.
 ///
 /// See the [crate's front page](crate) for how one is made.
+// Counting the references of a router that many threads read must not take from them the line of the cache that its fields
+// stand in.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Router {
     pub(crate) plan: Arc<Plan>,
     /// By port and address.
