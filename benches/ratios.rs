@@ -237,8 +237,13 @@ impl Table {
             };
             let [router, naive] = fastest(pace, [(&asks, &router), (&asks, &naive)]);
             self.worst.push(format!("| {} | {router:.0} | {naive:.0} |", workload.name));
-            // What a thousand regexes cost depends on where their memory lies; `instructions` holds these closer.
-            self.hoped(format!("{}, against a plain scan", workload.name), router / naive, 1.5);
+            let what = format!("{}, against a plain scan", workload.name);
+            if workload.name == "a regex on one header" {
+                // What a thousand automata cost depends on where their memory lies; `instructions` holds them closer.
+                self.hoped(what, router / naive, 1.5);
+            } else {
+                self.at_most(what, router / naive, 1.5);
+            }
         }
     }
 
