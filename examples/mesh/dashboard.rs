@@ -142,7 +142,7 @@ fn pod_line(world: &World, namespace: &str, name: &str, ready: bool) -> Value {
         "pid": proxy.map(|proxy| proxy.pid),
         "page": proxy.map(|proxy| loopback(proxy.admin).to_string()),
         "inForce": proxy.map(|proxy| proxy.acked),
-        "refused": proxy.and_then(|proxy| proxy.nack.clone()),
+        "refused": proxy.and_then(|proxy| proxy.nack()),
     })
 }
 

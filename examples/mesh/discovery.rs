@@ -1,6 +1,6 @@
-//! Discovery: reads the folder, watches it, and pushes to each subscriber what concerns it.
+//! Discovery: reads the folder, watches it, and pushes to each subscriber what has changed of that which concerns it.
 //!
-//! Knows files, sockets and who has which version. What the resources mean is worked out by [`World`] through the
+//! Knows files, sockets and who is there; in which order what is sent says [`Subscription`]. What the resources mean is worked out by [`World`] through the
 //! library. A reading with an error in it is refused as a whole, and the last good one stays in force everywhere.
 
 use std::collections::BTreeMap;
@@ -17,12 +17,13 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::ads::{Push, Reply, Subscription};
 use crate::args::Args;
 use crate::ca::Authority;
 use crate::history::History;
 use crate::pilot::Pilot;
 use crate::scene::Scene;
-use crate::wire::{self, Claim, Hello, MAX_SHORT_LINE, Opened, Part, Push, Reply, Roster, Signed, Signing};
+use crate::wire::{self, Claim, Hello, MAX_SHORT_LINE, Opened, Part, Roster, Signed, Signing};
 use crate::world::{Subscriber, World};
 use crate::{Failure, dashboard, history, session, status};
 
@@ -243,10 +244,7 @@ async fn serve(id: u64, stream: TcpStream, shared: Arc<Shared>) {
     }
     let part = hello.part.clone();
     enter(id, hello, &shared);
-    let _ = tokio::select! {
-        ended = push(id, &part, write, &shared) => ended,
-        () = hear(id, &mut lines, &shared) => Ok(()),
-    };
+    let _ = converse(id, &part, write, &mut lines, &shared).await;
     leave(id, &part, &shared);
 }
 
@@ -276,7 +274,8 @@ fn enter(id: u64, hello: Hello, shared: &Shared) {
     let Hello { part, pid, admin, .. } = hello;
     let is_pod = matches!(part, Part::Pod { .. } | Part::Sidecar { .. } | Part::Gateway { .. });
     let mut world = shared.world();
-    let subscriber = Subscriber { part, pid, admin, seen: 0, sent: (0, 0), acked: 0, nack: None, findings: Vec::new() };
+    let subscriber =
+        Subscriber { part, pid, admin, seen: 0, subscription: Subscription::default(), acked: 0, findings: Vec::new() };
     world.subscribers.insert(id, subscriber);
     if is_pod {
         world.rebuild();
@@ -295,58 +294,60 @@ fn leave(id: u64, part: &Part, shared: &Shared) {
     }
 }
 
-/// Sends a snapshot whenever it differs from the one before.
-async fn push(id: u64, part: &Part, mut write: OwnedWriteHalf, shared: &Shared) -> std::io::Result<()> {
+/// Sends what has changed, and takes note of what is said of it, until either of the two is no longer possible.
+async fn converse(
+    id: u64,
+    part: &Part,
+    mut write: OwnedWriteHalf,
+    lines: &mut tokio::sync::mpsc::Receiver<Value>,
+    shared: &Shared,
+) -> std::io::Result<()> {
     let mut changed = shared.changed.subscribe();
-    let (mut last, mut nonce) = (None, 0);
     loop {
         changed.borrow_and_update();
-        if let Some((version, body)) = next(id, part, &last, nonce + 1, shared) {
-            nonce += 1;
-            last = Some(body.clone());
-            let push = Push { version, nonce, body };
+        if let Some(push) = next(id, part, shared) {
             tokio::time::timeout(PATIENCE, wire::send(&mut write, &push)).await??;
         }
-        if changed.changed().await.is_err() {
-            return Ok(());
+        tokio::select! {
+            changed = changed.changed() => if changed.is_err() { return Ok(()) },
+            line = lines.recv() => {
+                let Some(Ok(reply)) = line.map(serde_json::from_value::<Reply>) else { return Ok(()) };
+                hear(id, reply, shared);
+            }
         }
     }
 }
 
-/// The snapshot to send now, noted as sent; `None`: there is nothing new.
-fn next(id: u64, part: &Part, last: &Option<Value>, nonce: u64, shared: &Shared) -> Option<(u64, Value)> {
+/// What to send now, noted as sent; `None`: there is nothing new, or it is not its turn yet.
+fn next(id: u64, part: &Part, shared: &Shared) -> Option<Push> {
     let mut world = shared.world();
-    let version = world.version;
-    let (body, findings) = world.body(part)?;
-    let subscriber = world.subscribers.get_mut(&id)?;
-    subscriber.seen = version;
-    subscriber.findings = findings;
-    if last.as_ref() == Some(&body) {
+    let (version, since) = (world.version, world.changed);
+    if world.subscribers.get(&id)?.is_done(version) {
         return None;
     }
-    subscriber.sent = (version, nonce);
-    shared.pilot().pushes += 1;
-    Some((version, body))
+    let (sets, findings) = world.wanted(part)?;
+    let subscriber = world.subscribers.get_mut(&id)?;
+    subscriber.findings = findings;
+    let push = subscriber.subscription.next(version, &sets);
+    match &push {
+        Some(push) => shared.pilot().pushed(push.r#type),
+        None if subscriber.subscription.waits() => {}
+        None if subscriber.done(version) => shared.pilot().converged(since.elapsed()),
+        None => {}
+    }
+    push
 }
 
-/// Takes note of what the subscriber says of its snapshots. An answer to an older one says nothing of the newest.
-async fn hear(id: u64, lines: &mut tokio::sync::mpsc::Receiver<Value>, shared: &Shared) {
-    while let Some(line) = lines.recv().await {
-        let Ok(reply) = serde_json::from_value::<Reply>(line) else { return };
-        let mut world = shared.world();
-        let changed = world.changed;
-        let Some(subscriber) = world.subscribers.get_mut(&id) else { return };
-        if reply.nonce != subscriber.sent.1 {
-            continue;
+/// Takes note of what the subscriber says of a push.
+fn hear(id: u64, reply: Reply, shared: &Shared) {
+    let (r#type, refused) = (reply.r#type, reply.error.is_some());
+    let mut world = shared.world();
+    let Some(subscriber) = world.subscribers.get_mut(&id) else { return };
+    if subscriber.subscription.heard(reply) {
+        subscriber.seen = 0;
+        if refused {
+            shared.pilot().refused(r#type);
         }
-        if reply.error.is_none() {
-            subscriber.acked = subscriber.sent.0;
-            let after = changed.elapsed();
-            shared.pilot().converged(after);
-        } else {
-            shared.pilot().rejects += 1;
-        }
-        subscriber.nack = reply.error;
     }
 }
 

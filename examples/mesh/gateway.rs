@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admission::Admission;
+use crate::ads::Set;
 use crate::args::Args;
 use crate::config::Config;
 use crate::credentials::Credentials;
@@ -19,7 +20,7 @@ use crate::question::Door;
 use crate::record::Telemetry;
 use crate::station::{self, Station};
 use crate::upstream::Upstreams;
-use crate::wire::{self, Part, Routes};
+use crate::wire::{self, Part};
 use crate::{Failure, admin, outside, session};
 
 /// Runs the gateway in `--namespace`, whose labels are the `--label`s; where it is a pod, `--pod` with its `--port`s.
@@ -49,7 +50,8 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let part = Part::Gateway { namespace, labels, pod };
     tokio::spawn(async move {
         itself.identity.establish(bond.clone()).await;
-        session::subscribe(part, admin.port(), bond, move |_, routes: Routes| itself.adopt(routes, &sender)).await;
+        let mut warm = Set::new();
+        session::subscribe(part, admin.port(), bond, move |sets| itself.take(sets, &mut warm, &sender)).await;
     });
     follow(config, &station, admin.port(), open, args).await
 }

@@ -12,11 +12,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::ads::Type;
 use crate::args::Args;
 use crate::dial::{self, Home};
 use crate::fabric::NAME_SERVER;
 use crate::wire::{self, Balanced, Part, Services};
-use crate::{Failure, resolver, session};
+use crate::{Failure, portions, resolver, session};
 
 /// One port of a Service: the pods behind it, and whose turn it is.
 #[derive(Default)]
@@ -61,7 +62,9 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let discovery = session::parent();
     let home = dial::settle(args)?;
     let (sender, mut wanted) = watch::channel(Services::new());
-    let subscription = session::subscribe(Part::KubeProxy, 0, discovery, move |_, services: Services| {
+    let subscription = session::subscribe(Part::KubeProxy, 0, discovery, move |sets| {
+        let services = portions::every(sets, Type::Services).map(|one| one.map(|(name, one)| (name.to_string(), one)));
+        let services: Services = services.collect::<Result<_, _>>()?;
         match services.values().flat_map(|service| &service.pods).find(|socket| !dial::reaches(**socket)) {
             Some(socket) => Err(format!("{socket} is not on loopback")),
             None => {

@@ -14,6 +14,7 @@
 mod access_log;
 mod admin;
 mod admission;
+mod ads;
 mod alone;
 mod answer;
 mod args;
@@ -49,6 +50,7 @@ mod paper;
 mod pilot;
 mod pod;
 mod pool;
+mod portions;
 mod precheck;
 mod proxy;
 mod question;

@@ -17,13 +17,14 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::Failure;
 use crate::access_log::Encoding;
+use crate::ads::Type;
 use crate::args::Args;
-use crate::client;
 use crate::fabric::Fabric;
 use crate::session::subscribe;
 use crate::spiffe::Name;
 use crate::status::Status;
 use crate::wire::{self, Claim, MAX_SHORT_LINE, Part, PodSpec, Report, Roster, Whereabouts};
+use crate::{client, portions};
 
 /// The port of discovery's page, unless it is taken: Kiali's.
 pub const DASHBOARD: u16 = 20001;
@@ -186,8 +187,9 @@ impl Running {
         tasks.spawn(keep(Arc::clone(&node), "gateway".into(), gateway, doorman));
         tasks.spawn(keep(Arc::clone(&node), "kubeproxy".into(), kubeproxy, balancer));
         let (wanted, list) = watch::channel(Vec::new());
-        tasks.spawn(subscribe(Part::Node, 0, node.own.subscribe().into(), move |_, pods: Vec<PodSpec>| {
-            wanted.send_replace(pods);
+        tasks.spawn(subscribe(Part::Node, 0, node.own.subscribe().into(), move |sets| {
+            let pods = portions::every(sets, Type::Pods).map(|pod| Ok(pod?.1));
+            wanted.send_replace(pods.collect::<Result<_, String>>()?);
             Ok(())
         }));
         tasks.spawn(tend(node, settings, list));

@@ -17,7 +17,6 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SERVER, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde::de::IgnoredAny;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
@@ -63,7 +62,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let real = home.is_none().then_some(&sockets).into_iter().flatten();
     let real = real.map(|(port, address)| (port.to_string(), address.port())).collect();
     let part = Part::Pod { namespace, name: name.clone(), sockets: sockets.clone() };
-    let subscription = session::subscribe(part, 0, discovery, |_, _: IgnoredAny| Ok(()));
+    let subscription = session::subscribe(part, 0, discovery, |_| Ok(()));
     if let [_server] = args.all("server") {
         let listen: Vec<SocketAddr> = sockets.values().copied().collect();
         drop(doors);

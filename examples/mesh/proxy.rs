@@ -11,13 +11,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::admission::Admission;
+use crate::ads::Set;
 use crate::args::Args;
 use crate::identity::Identity;
 use crate::question::Door;
 use crate::record::Telemetry;
 use crate::station::{self, Station};
 use crate::upstream::Upstreams;
-use crate::wire::{self, Part, Routes};
+use crate::wire::{self, Part};
 use crate::{Failure, admin, dial, inbound, intercept, outside, session};
 
 /// Runs the sidecar of `--pod` in `--namespace`, whose labels are the `--label`s.
@@ -56,7 +57,8 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     // Nobody is sent here before it can say who it is.
     identity.establish(bond.clone()).await;
     let part = Part::Sidecar { namespace, pod, labels, inbound };
-    session::subscribe(part, admin.port(), bond, |_, routes: Routes| station.adopt(routes, &sender)).await;
+    let mut warm = Set::new();
+    session::subscribe(part, admin.port(), bond, |sets| station.take(sets, &mut warm, &sender)).await;
     Ok(())
 }
 

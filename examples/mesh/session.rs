@@ -2,8 +2,8 @@
 //!
 //! What the parent hands out on standard input, and nobody else can read, is what a part proves itself to discovery with.
 //!
-//! Knows how they are kept up: a part ends with its parent, and looks for discovery for ever. Knows nothing of what a
-//! snapshot says.
+//! Knows how they are kept up: a part ends with its parent, and looks for discovery for ever. Knows nothing of what is
+//! pushed.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::wire::{self, Hello, MAX_LINE, Opened, Part, Push, Reply, Report, Roster, Whereabouts};
+use crate::ads::{Holding, Push, Sets};
+use crate::wire::{self, Hello, MAX_LINE, Opened, Part, Report, Roster, Whereabouts};
 
 /// The pause before discovery is looked for again, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -73,15 +74,10 @@ pub fn report(listening: BTreeMap<String, u16>) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Subscribes, and subscribes again whenever the connection is lost. `accept` checks a snapshot and puts it in force;
-/// where it refuses one, discovery is told why, and whatever was in force stays. `admin` is the port of the part's own
-/// page; 0: it has none.
-pub async fn subscribe<B: DeserializeOwned>(
-    part: Part,
-    admin: u16,
-    mut bond: Bond,
-    mut accept: impl FnMut(u64, B) -> Result<(), String>,
-) {
+/// Subscribes, and subscribes again whenever the connection is lost, each time from nothing. `accept` is shown what there is
+/// with each push, checks it and puts it in force; where it refuses one, discovery is told why, and whatever was in force
+/// stays. `admin` is the port of the part's own page; 0: it has none.
+pub async fn subscribe(part: Part, admin: u16, mut bond: Bond, mut accept: impl FnMut(&Sets) -> Result<(), String>) {
     let mut pause = PAUSES.0;
     loop {
         let (said, since) = (bond.0.borrow_and_update().clone(), Instant::now());
@@ -103,19 +99,18 @@ pub async fn subscribe<B: DeserializeOwned>(
 }
 
 /// One connection, from hello to its end.
-async fn converse<B: DeserializeOwned>(
+async fn converse(
     part: &Part,
     admin: u16,
     said: Whereabouts,
-    accept: &mut impl FnMut(u64, B) -> Result<(), String>,
+    accept: &mut impl FnMut(&Sets) -> Result<(), String>,
 ) -> std::io::Result<()> {
     let (read, mut write) = TcpStream::connect(said.discovery).await?.into_split();
     wire::send(&mut write, &Opened::Hello(Hello::of(part.clone(), admin, said.token))).await?;
     let mut pushes = wire::messages::<Push, _>(read, MAX_LINE);
+    let mut holding = Holding::default();
     while let Some(push) = pushes.recv().await {
-        let body = serde_json::from_value(push.body).map_err(|error| error.to_string());
-        let error = body.and_then(|body| accept(push.version, body)).err();
-        wire::send(&mut write, &Reply { nonce: push.nonce, error }).await?;
+        wire::send(&mut write, &holding.take(push, &mut *accept)).await?;
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::access_log;
 use crate::admission::{self, Admission};
+use crate::ads::{Set, Sets, Type};
 use crate::answer::{Answer, reason};
 use crate::config::{Config, Told};
 use crate::credentials::{Credentials, Secured};
@@ -29,6 +30,7 @@ use crate::identity::Identity;
 use crate::message::{self, Ends};
 use crate::opening::{self, Opening};
 use crate::pool::{Body, Tongue};
+use crate::portions;
 use crate::question::{Door, Question, asked, question};
 use crate::record::{Record, Telemetry};
 use crate::spiffe::Name;
@@ -55,7 +57,20 @@ pub struct Station {
 }
 
 impl Station {
-    /// Puts what discovery sent in force.
+    /// Takes what there is by type, and puts it in force if nothing is missing. Until everything has come once, also after a
+    /// connection was lost, it is only checked: what was in force before stays as a whole. `warm`: the listeners in force.
+    pub fn take(&self, sets: &Sets, warm: &mut Set, into: &watch::Sender<Option<Arc<Config>>>) -> Result<(), String> {
+        let (routes, now_warm) = portions::join(sets, warm)?;
+        if !Type::OF_PROXIES.iter().all(|r#type| sets.contains_key(r#type)) {
+            let before = self.config.borrow().clone();
+            return Config::check(routes, before.as_deref()).map(drop);
+        }
+        self.adopt(routes, into)?;
+        *warm = now_warm;
+        Ok(())
+    }
+
+    /// Puts what a proxy gets in force.
     pub fn adopt(&self, mut routes: Routes, into: &watch::Sender<Option<Arc<Config>>>) -> Result<(), String> {
         // A pod that is on its way out is served until it is gone: not everybody has heard of it yet.
         if let (true, Some(before)) = (routes.inbound.is_empty(), &*self.config.borrow()) {

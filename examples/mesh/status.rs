@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::admin::{TEXT, json_page, page};
+use crate::ads::{Channel, Type};
 use crate::dashboard;
 use crate::discovery::{Shared, once};
 use crate::explain::{self, Asked};
@@ -86,18 +87,58 @@ pub struct SubscriberStatus {
     pub admin: u16,
     /// Where it takes what comes to its pod's ports.
     pub inbound: BTreeMap<u16, SocketAddr>,
+    /// The last version of which something was sent.
+    pub sent: u64,
+    /// The last one that it has as a whole.
+    pub acked: u64,
+    /// Why it refused what it refused.
+    pub nack: Option<String>,
+    /// How far it is, by type: `cds`, `eds`, `lds`, `rds`, ...
+    pub types: BTreeMap<String, TypeStatus>,
+}
+
+/// How far a subscriber is with one type.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TypeStatus {
     /// The last version that was sent.
     pub sent: u64,
-    /// The last version that it put in force.
+    /// The nonce of that push.
+    pub nonce: u64,
+    /// The last version that it accepted.
     pub acked: u64,
-    /// Why it refused the last one.
+    /// The version that it refused since, if it did.
+    pub refused: Option<u64>,
+    /// Why.
     pub nack: Option<String>,
+}
+
+impl TypeStatus {
+    fn of(channel: &Channel) -> Self {
+        let Channel { sent, nonce, acked, refused, .. } = channel;
+        TypeStatus {
+            sent: *sent,
+            nonce: *nonce,
+            acked: *acked,
+            refused: refused.as_ref().map(|refused| refused.version),
+            nack: refused.as_ref().map(|refused| refused.reason.clone()),
+        }
+    }
+
+    /// As `istioctl proxy-status` has it.
+    fn word(&self) -> &'static str {
+        match self {
+            TypeStatus { refused: Some(_), .. } => "REFUSED",
+            TypeStatus { sent, acked, .. } if sent == acked => "SYNCED",
+            _ => "STALE",
+        }
+    }
 }
 
 impl Status {
     fn of(world: &World, api: SocketAddr) -> Self {
         let mut subscribers: Vec<_> = world.subscribers.values().collect();
         subscribers.sort_by_cached_key(|subscriber| subscriber.part.to_string());
+        let typed = |(r#type, channel): (Type, &Channel)| (r#type.short().to_string(), TypeStatus::of(channel));
         let resolved = subscribers.iter().flat_map(|subscriber| &subscriber.findings);
         Status {
             pid: std::process::id(),
@@ -128,9 +169,10 @@ impl Status {
                         Part::Sidecar { inbound, .. } => inbound.clone(),
                         _ => BTreeMap::new(),
                     },
-                    sent: subscriber.sent.0,
+                    sent: subscriber.subscription.sent(),
                     acked: subscriber.acked,
-                    nack: subscriber.nack.clone(),
+                    nack: subscriber.nack(),
+                    types: subscriber.subscription.channels().map(typed).collect(),
                 })
                 .collect(),
         }
@@ -149,8 +191,14 @@ impl Status {
         for one in &self.subscribers {
             let own = if one.admin == 0 { String::new() } else { format!("  127.0.0.1:{}", one.admin) };
             let _ = writeln!(page, "  {:<64} {:>8} {:>6} {:>6}{own}", one.part, one.pid, one.sent, one.acked);
-            if let Some(nack) = &one.nack {
-                let _ = writeln!(page, "    refused: {nack}");
+            let words: Vec<String> =
+                one.types.iter().map(|(name, channel)| format!("{name} {}", channel.word())).collect();
+            let _ = writeln!(page, "    {}", words.join("  "));
+            for (name, channel) in &one.types {
+                if let (Some(version), Some(nack)) = (channel.refused, &channel.nack) {
+                    let _ =
+                        writeln!(page, "    {name} of version {version} refused, {} in force: {nack}", channel.acked);
+                }
             }
         }
         if !self.refused.is_empty() {

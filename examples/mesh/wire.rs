@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::spiffe::Name;
 use crate::workload::Workload;
 
-/// The longest line that is read: a snapshot.
+/// The longest line that is read: all of one type.
 pub const MAX_LINE: u64 = 64 << 20;
 /// The longest line that discovery reads, and a parent from its children.
 pub const MAX_SHORT_LINE: u64 = 64 << 10;
@@ -78,7 +78,7 @@ impl Hello {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// Runs pods; gets the list of [`PodSpec`]s.
+    /// Runs pods; gets [`PodSpec`]s.
     Node,
     /// A pod that runs: ready as long as it is connected. Gets nothing.
     Pod {
@@ -126,28 +126,8 @@ impl std::fmt::Display for Part {
     }
 }
 
-/// A snapshot, from discovery.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Push {
-    /// Grows with every change of the world.
-    pub version: u64,
-    /// Names this message on this connection.
-    pub nonce: u64,
-    /// All that the subscriber needs. Not yet of any type, so that one of a wrong shape can still be refused by name.
-    pub body: serde_json::Value,
-}
-
-/// The subscriber's answer to a [`Push`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Reply {
-    /// The push that is answered.
-    pub nonce: u64,
-    /// Why it was refused (NACK); `None`: it is in force (ACK).
-    pub error: Option<String>,
-}
-
-/// What a sidecar or gateway gets.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What a sidecar or gateway gets, put together.
+#[derive(Clone, Debug)]
 pub struct Routes {
     /// What holds for it.
     pub plan: Plan,
@@ -230,7 +210,7 @@ pub struct Outside {
     pub revocable: bool,
 }
 
-/// What the kube-proxy gets for each `namespace/service:port`.
+/// What the kube-proxy gets, by `namespace/service:port`.
 pub type Services = BTreeMap<String, Balanced>;
 
 /// A port of a Service.
@@ -242,7 +222,7 @@ pub struct Balanced {
     pub pods: Vec<SocketAddr>,
 }
 
-/// What a node gets for each pod that it is to run.
+/// What a node gets of each pod that it is to run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PodSpec {
     /// Its namespace.

@@ -18,13 +18,12 @@ use meshroute::model::service::ServicePort;
 use meshroute::model::{IntOrString, Object, Pod, PodSpec as Template, Service, Untyped};
 use meshroute::plan::{Origin, Target};
 use meshroute::{Diagnostic, Mesh, Plan, Reader, ResourceRef, Resources, Severity, Viewpoint, kubernetes};
-use serde::Serialize;
-use serde_json::Value;
 
-use crate::outside;
+use crate::ads::{Set, Sets, Subscription, Type};
 use crate::spiffe::Name;
 use crate::wire::{Balanced, Credential, Inbound, Part, Peer, PodSpec, Routes, Services};
 use crate::workload::Workload;
+use crate::{ads, outside, portions};
 
 /// How long pods that do not run yet are waited for after the start, before anybody gets a snapshot without them.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -57,11 +56,14 @@ pub struct World {
     roots: Vec<Vec<u8>>,
     started: Instant,
     /// What was worked out since the last change.
-    common: RefCell<HashMap<Viewpoint, Arc<Common>>>,
+    common: RefCell<Views>,
+    /// What was worked out before it: what has not changed is shared with that.
+    before: Views,
 }
 
 /// What sidecars that look at the world alike have in common, and what came up when it was worked out.
-type Common = (Value, Vec<Diagnostic>);
+type Common = (Sets, Vec<Diagnostic>);
+type Views = HashMap<Viewpoint, Arc<Common>>;
 
 /// Somebody who is connected.
 #[derive(Clone, Debug)]
@@ -72,14 +74,12 @@ pub struct Subscriber {
     pub pid: u32,
     /// The port of its own page; 0: it has none.
     pub admin: u16,
-    /// The version of the world that its last snapshot was worked out for, whether it differed or not.
+    /// The version of the world of which there is nothing left to send to it.
     pub seen: u64,
-    /// The version and nonce of the last snapshot that was sent.
-    pub sent: (u64, u64),
-    /// The last version that it said it put in force.
+    /// What was sent and said, by type.
+    pub subscription: Subscription,
+    /// The last version of all that it has, none of which it refused.
     pub acked: u64,
-    /// Why it refused the last one.
-    pub nack: Option<String>,
     /// What came up when its plan was worked out.
     pub findings: Vec<Diagnostic>,
 }
@@ -90,7 +90,31 @@ impl Subscriber {
         if matches!(self.part, Part::Pod { .. }) {
             return true;
         }
-        self.seen == version && (self.acked == self.sent.0 || self.nack.is_some())
+        self.is_done(version)
+    }
+
+    /// Whether there is nothing left to send to it, or to hear from it, of a version.
+    pub fn is_done(&self, version: u64) -> bool {
+        self.seen == version
+    }
+
+    /// There is nothing left to send to it of a version. Says whether it has something new with that, and all of it.
+    pub fn done(&mut self, version: u64) -> bool {
+        self.seen = version;
+        let (sent, whole) = (self.subscription.sent(), self.subscription.refused().next().is_none());
+        let new = whole && self.acked != sent;
+        if whole {
+            self.acked = sent;
+        }
+        new
+    }
+
+    /// What it refused, in a sentence for each type.
+    pub fn nack(&self) -> Option<String> {
+        let refused =
+            self.subscription.refused().map(|(r#type, refused)| format!("{}: {}", r#type.short(), refused.reason));
+        let all: Vec<String> = refused.collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 }
 
@@ -113,6 +137,7 @@ impl World {
             roots,
             started: Instant::now(),
             common: RefCell::default(),
+            before: Views::new(),
         };
         world.rebuild();
         world
@@ -241,7 +266,10 @@ impl World {
     }
 
     fn grow(&mut self) {
-        self.common.take();
+        let common = self.common.take();
+        if !common.is_empty() {
+            self.before = common;
+        }
         self.version += 1;
         self.changed = Instant::now();
     }
@@ -298,27 +326,26 @@ impl World {
         self.pods().all(|(_, ready)| ready) && self.subscribers.values().all(|subscriber| subscriber.settled(version))
     }
 
-    /// What a subscriber should have now, and what came up on the way; `None`: nothing (yet).
-    pub fn body(&self, part: &Part) -> Option<(Value, Vec<Diagnostic>)> {
-        let (body, findings) = match part {
-            Part::Node => (to_value(&self.pod_specs()), Vec::new()),
-            Part::Pod { .. } => return None,
-            _ if !self.is_warm() => return None,
-            Part::KubeProxy => (to_value(&self.services()), Vec::new()),
+    /// What a subscriber should have now, by type, and what came up on the way; `None`: nothing (yet).
+    pub fn wanted(&self, part: &Part) -> Option<(Sets, Vec<Diagnostic>)> {
+        let one = |r#type, set: Set| (Sets::from([(r#type, Arc::new(set))]), Vec::new());
+        match part {
+            Part::Node => Some(one(Type::Pods, portions::pods(&self.pod_specs()).ok()?)),
+            Part::Pod { .. } => None,
+            _ if !self.is_warm() => None,
+            Part::KubeProxy => Some(one(Type::Services, portions::services(&self.services()).ok()?)),
             Part::Sidecar { .. } | Part::Gateway { .. } => {
-                let common = self.common(viewpoint(part)?)?;
-                let mut body = common.0.clone();
-                body["inbound"] = to_value(&self.inbound(part))?;
-                body["credentials"] = to_value(&self.credentials(part))?;
-                body["own"] = to_value(&self.own(part))?;
-                (Some(body), common.1.clone())
+                let (mut sets, findings) = (*self.common(viewpoint(part)?)?).clone();
+                let (roots, credentials) = (self.roots.clone(), self.credentials(part));
+                let own = portions::own(self.own(part), roots, credentials, self.inbound(part)).ok()?;
+                sets.insert(Type::Identity, Arc::new(own));
+                Some((sets, findings))
             }
-        };
-        Some((body?, findings))
+        }
     }
 
     /// What every sidecar with this viewpoint gets, worked out once for each state of the world; and what came up then. What
-    /// is a sidecar's own is left empty.
+    /// is a sidecar's own is left out.
     fn common(&self, viewpoint: Viewpoint) -> Option<Arc<Common>> {
         let mut known = self.common.borrow_mut();
         if let Some(common) = known.get(&viewpoint) {
@@ -344,7 +371,11 @@ impl World {
         };
         let findings = resolution.findings.into_iter().chain(more).chain(still_more);
         let findings = findings.map(|finding| self.located(finding, &self.cluster)).collect();
-        let common = Arc::new((to_value(&routes)?, findings));
+        let mut sets = portions::cut(&routes).ok()?;
+        if let Some(before) = self.before.get(&viewpoint) {
+            sets.iter_mut().for_each(|(r#type, set)| ads::share(set, before.0.get(r#type)));
+        }
+        let common = Arc::new((sets, findings));
         known.insert(viewpoint, Arc::clone(&common));
         Some(common)
     }
@@ -626,10 +657,6 @@ fn in_order(resources: &Resources) -> String {
 /// How [`Routes::places`] names a rule.
 pub fn rule_key(resource: &ResourceRef, field: &str) -> String {
     format!("{resource}, {field}")
-}
-
-fn to_value(body: &impl Serialize) -> Option<Value> {
-    serde_json::to_value(body).ok()
 }
 
 /// Who asks; `None`: nobody who routes.
