@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use ads::{Holding, Push, Reply, Set, Sets, Subscription, Type};
 use serde_json::{Value, json};
-use served::{Folder, PATIENCE, get, program, try_status};
+use served::{Folder, PATIENCE, Served, get, program, try_status};
 
 /// A world of a few types: each a list of `name` or `name=value`; a route's value is the cluster that it names.
 fn world(types: &[(Type, &str)]) -> Sets {
@@ -350,4 +350,96 @@ fn on_the_wire_a_refusal_is_kept_and_shown_and_what_it_needs_stays() {
     assert!(at("cds ") < at("eds ") && at("eds ") < at("rds ") && at("rds ") < at("cds -"), "{order:?}");
     let last = bare.subscriber(|one| one["nack"].is_null() && one["acked"] == one["sent"]);
     assert!(last["acked"].as_u64() > first["acked"].as_u64());
+}
+
+/// Services of several protocols with rules of all kinds, a gateway with two servers, and one pod.
+const MANY_KINDS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80}, {name: http-more, port: 8080, targetPort: 80}, {name: tcp, port: 5432, targetPort: 80}, {name: tls, port: 443, targetPort: 80}, {port: 9000, targetPort: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: other}
+spec: {ports: [{name: http, port: 80}, {port: 9000}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web, version: v1}}, spec: {containers: [{name: web, ports: [{containerPort: 80}]}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web}
+spec: {host: web, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web}
+spec:
+  hosts: [web, web.example]
+  gateways: [mesh, istio-system/door]
+  http:
+  - match: [{uri: {prefix: /half}}]
+    mirror: {host: other}
+    route: [{destination: {host: web, subset: v1, port: {number: 80}}, weight: 40}, {destination: {host: web, subset: v2, port: {number: 80}}, weight: 60}]
+  - match: [{uri: {exact: /gone}}]
+    redirect: {uri: /here}
+  - route: [{destination: {host: web, port: {number: 80}}}]
+  tcp:
+  - match: [{port: 5432}]
+    route: [{destination: {host: web, subset: v1, port: {number: 5432}}}]
+  tls:
+  - match: [{port: 443, sniHosts: [web.example]}]
+    route: [{destination: {host: web, port: {number: 443}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: door, namespace: istio-system}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 80, name: http, protocol: HTTP}, hosts: [web.example]}
+  - {port: {number: 443, name: tls, protocol: TLS}, hosts: [web.example], tls: {mode: PASSTHROUGH}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside}
+spec: {hosts: [outside.example], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, endpoints: [{address: 127.0.0.1}]}
+";
+
+#[test]
+fn what_a_proxy_puts_together_says_what_discovery_meant() {
+    let folder = Folder::empty("many-kinds");
+    folder.write("all.yaml", MANY_KINDS);
+    let served = Served::start(&folder);
+    let dump = |page: &str, target: &str| -> Value { serde_json::from_str(&get(page, target, "").body).unwrap() };
+    let said = |dump: &Value| serde_json::from_value::<meshroute::Plan>(dump["plan"].clone()).unwrap().canonical();
+    let compare = |status: &Value| {
+        let proxies = status["subscribers"].as_array().unwrap().iter().filter(|one| one["admin"] != 0);
+        let compared = proxies.map(|one| {
+            let part = one["part"].as_str().unwrap();
+            let from = part.strip_prefix("sidecar ").unwrap_or("gateway");
+            let own = said(&dump(&format!("127.0.0.1:{}", one["admin"]), "/config_dump"));
+            assert_eq!(own, said(&dump(&served.page, &format!("/config_dump?from={from}"))), "{part}");
+            own.listeners.len()
+        });
+        compared.collect::<Vec<_>>()
+    };
+    let settled = |status: &Value| status["settled"] == true;
+    let before = compare(&served.until("everybody has everything", settled));
+    assert!(before.len() >= 2 && before.iter().all(|listeners| *listeners >= 2), "{before:?}");
+
+    // A port and its rules go, another comes.
+    let readings = served.status()["readings"].as_u64();
+    folder.write("all.yaml", &MANY_KINDS.replace("8080", "8081").replace("subset: v2,", ""));
+    let status =
+        served.until("the change is in force", |status| status["readings"].as_u64() > readings && settled(status));
+    assert_eq!(compare(&status), before);
 }
