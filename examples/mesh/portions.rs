@@ -40,12 +40,28 @@ struct Door {
     listener: Listener,
 }
 
-/// A route table.
+/// Routes: a table, or one of its virtual hosts. They come and go together, as they are of one type.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Piece {
+    Table(Table),
+    Host(Host),
+}
+
+/// A route table without its hosts.
 #[derive(Serialize, Deserialize)]
 struct Table {
+    table: HttpTable,
+    /// The resources that its hosts are, in order.
+    hosts: Vec<Arc<str>>,
+}
+
+/// A virtual host of a table.
+#[derive(Serialize, Deserialize)]
+struct Host {
     /// The clusters that it names, by the numbers it has for them.
     clusters: Vec<Arc<str>>,
-    table: HttpTable,
+    host: VirtualHost,
     /// File and line of its rules.
     places: BTreeMap<String, String>,
 }
@@ -215,12 +231,25 @@ impl<'p> Tables<'p> {
             if set.contains_key(&*name) {
                 continue;
             }
-            let mut numbers = Numbers::new(self.plan);
-            let table = renumbered(table, &mut |cluster| numbers.of(cluster));
-            let value = Table { places: places(&table, routes), clusters: numbers.names, table };
-            set.extend([resource(&name, &value)?]);
+            let mut hosts = Vec::new();
+            for host in &table.hosts {
+                let mut own: Arc<str> = format!("{name}/{}", host.name).into();
+                while set.contains_key(&own) {
+                    own = format!("{own} again").into();
+                }
+                set.extend([resource(&own, &Piece::Host(self.host(host, routes)))?]);
+                hosts.push(own);
+            }
+            let table = HttpTable::new(Arc::clone(&table.name), table.unclaimed);
+            set.extend([resource(&name, &Piece::Table(Table { table, hosts }))?]);
         }
         Ok(set)
+    }
+
+    fn host(&self, host: &VirtualHost, routes: &Routes) -> Host {
+        let mut numbers = Numbers::new(self.plan);
+        let host = renumbered(host, |cluster| numbers.of(cluster));
+        Host { places: places(&host, routes), clusters: numbers.names, host }
     }
 }
 
@@ -234,9 +263,9 @@ fn all(plan: &Plan) -> impl Iterator<Item = (usize, usize, &Arc<HttpTable>)> {
     })
 }
 
-/// File and line of each rule of a table.
-fn places(table: &HttpTable, routes: &Routes) -> BTreeMap<String, String> {
-    let origins = table.hosts.iter().flat_map(|host| host.routes.iter()).filter_map(|route| route.origin.as_ref());
+/// File and line of each rule of a virtual host.
+fn places(host: &VirtualHost, routes: &Routes) -> BTreeMap<String, String> {
+    let origins = host.routes.iter().filter_map(|route| route.origin.as_ref());
     let keys = origins.map(|origin| rule_key(&origin.written_in, &origin.field));
     keys.filter_map(|key| routes.places.get_key_value(&key)).map(|(key, at)| (key.clone(), at.clone())).collect()
 }
@@ -262,19 +291,15 @@ impl<'p> Numbers<'p> {
     }
 }
 
-/// A table with other numbers for its clusters.
-fn renumbered(table: &HttpTable, number: &mut impl FnMut(u32) -> u32) -> HttpTable {
-    let mut other = HttpTable::new(Arc::clone(&table.name), table.unclaimed);
-    for host in &table.hosts {
-        let (mut host, mut routes) = (VirtualHost::clone(host), host.routes.to_vec());
-        for route in &mut routes {
-            let Action::Forward(forward) = &mut route.action else { continue };
-            forward.destinations.iter_mut().for_each(|to| to.cluster = number(to.cluster));
-            forward.mirrors.iter_mut().for_each(|to| to.cluster = number(to.cluster));
-        }
-        host.routes = routes.into();
-        other.hosts.push(host);
+/// A virtual host with other numbers for its clusters.
+fn renumbered(host: &VirtualHost, mut number: impl FnMut(u32) -> u32) -> VirtualHost {
+    let (mut other, mut routes) = (host.clone(), host.routes.to_vec());
+    for route in &mut routes {
+        let Action::Forward(forward) = &mut route.action else { continue };
+        forward.destinations.iter_mut().for_each(|to| to.cluster = number(to.cluster));
+        forward.mirrors.iter_mut().for_each(|to| to.cluster = number(to.cluster));
     }
+    other.routes = routes.into();
     other
 }
 
@@ -370,15 +395,26 @@ fn join_tables(
     numbers: &BTreeMap<Arc<str>, u32>,
     routes: &mut Routes,
 ) -> Result<BTreeMap<Arc<str>, Arc<HttpTable>>, String> {
-    let mut tables = BTreeMap::new();
-    for table in every(sets, Type::Routes) {
-        let (name, Table { clusters, table, places }) = table?;
-        let numbers = resolved(numbers, name, &clusters)?;
-        let table = renumbered(&table, &mut |cluster| numbers.get(cluster as usize).copied().unwrap_or(u32::MAX));
-        tables.insert(Arc::clone(name), Arc::new(table));
-        routes.places.extend(places);
+    let (mut hosts, mut tables) = (BTreeMap::new(), Vec::new());
+    for piece in every(sets, Type::Routes) {
+        match piece? {
+            (name, Piece::Table(table)) => tables.push((name, table)),
+            (name, Piece::Host(Host { clusters, host, places })) => {
+                let numbers = resolved(numbers, name, &clusters)?;
+                let number = |own: u32| numbers.get(own as usize).copied().unwrap_or(u32::MAX);
+                hosts.insert(name, Arc::new(renumbered(&host, number)));
+                routes.places.extend(places);
+            }
+        }
     }
-    Ok(tables)
+    let whole = |(name, Table { mut table, hosts: wanted }): (&Arc<str>, Table)| {
+        for host in wanted {
+            let known = hosts.get(&host).ok_or_else(|| format!("`{name}` has no host `{host}`"))?;
+            table.hosts.push(Arc::clone(known));
+        }
+        Ok((Arc::clone(name), Arc::new(table)))
+    };
+    tables.into_iter().map(whole).collect()
 }
 
 fn join_listeners(sets: &Sets, known: &Known, warm: &Set, plan: &mut Plan) -> Result<Set, String> {
