@@ -8,7 +8,7 @@ mod served;
 #[path = "support/tls.rs"]
 mod tls;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -414,6 +414,10 @@ fn who_is_slow_or_gone_holds_nobody_up_and_is_let_go() {
     let started = Instant::now();
     let hello = hello("shop.example");
     let mut waiting = Vec::new();
+    // Who keeps a connection for later is not slow.
+    let [kept, ..] = mesh.doors();
+    let mut kept = BufReader::new(kept.dial());
+    assert_eq!(asked_again(&mut kept), "HTTP/1.1 200 OK\r\n");
     for door in mesh.doors().iter().chain([&https]) {
         let half: [&[u8]; 4] = [b"", b"G", b"GET / HTTP/1.1\r\nHos", &hello[..hello.len() / 2]];
         for begun in half.iter().cycle().take(24) {
@@ -447,7 +451,24 @@ fn who_is_slow_or_gone_holds_nobody_up_and_is_let_go() {
         assert!(started.elapsed() < PATIENCE, "{door}, silent: {silent}: it is not closed");
         assert!(!text.contains("200 OK"), "{door}: {text}");
     }
+    assert_eq!(asked_again(&mut kept), "HTTP/1.1 200 OK\r\n");
     mesh.serves();
+}
+
+/// The first line of the answer to a request on a connection that stays open.
+fn asked_again(kept: &mut BufReader<TcpStream>) -> String {
+    kept.get_mut().write_all(b"GET http://shop/name HTTP/1.1\r\nHost: shop\r\n\r\n").unwrap();
+    let (mut status, mut line, mut length) = (String::new(), String::new(), 0);
+    kept.read_line(&mut status).unwrap();
+    while kept.read_line(&mut line).unwrap() > 2 {
+        if let Some(said) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = said.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    kept.read_exact(&mut body).unwrap();
+    status
 }
 
 fn discovery_hears_nobody_who_says_nonsense(mesh: &Mesh) {

@@ -115,7 +115,7 @@ fn fifty_sidecars_route_by_a_file_soon_after_it_is_saved() {
         save(&folder, "rules.yaml", &rules(&[("2", subset)]));
         let mark = format!("web-{subset}-");
         for proxy in &proxies {
-            // A connection of its own each time: a sidecar doesn't wait for long for a client that keeps silent.
+            // A connection of its own each time, as who comes new has.
             while !Talk::to(proxy).pod("2").starts_with(&mark) {
                 assert!(saved.elapsed() < PATIENCE, "a sidecar never routes by the file");
                 std::thread::sleep(Duration::from_millis(2));

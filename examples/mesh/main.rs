@@ -47,6 +47,7 @@ mod node;
 mod opening;
 mod outside;
 mod paper;
+mod patience;
 mod pilot;
 mod pod;
 mod pool;

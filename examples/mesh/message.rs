@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,11 +20,10 @@ use tokio::time::{Instant, Sleep, timeout};
 
 use crate::Failure;
 use crate::opening::{self, Opening};
+use crate::patience::{self, Answer, Patient};
 use crate::pool::{Body, Coming};
 use crate::upstream::Held;
 
-/// How long a client may take for the head of a request.
-const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// The largest head of a request; a larger one is answered 431.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -58,7 +57,7 @@ pub async fn serve<H, F, B>(listener: TcpListener, handler: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Failure>,
 {
     accept(listener, move |stream, _| {
@@ -74,12 +73,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F + Send,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Failure>,
 {
     let mut read = Vec::new();
     // The first byte tells them apart but for `P`, and then the second: no method begins with `PR` but WebDAV's.
-    let begun = timeout(HEAD_PATIENCE, async {
+    let begun = timeout(patience::HEAD, async {
         while read.len() < 3 && matches!(stream.read_buf(&mut read).await, Ok(1..)) {}
     });
     if begun.await.is_err() || read.is_empty() {
@@ -95,24 +94,37 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F + Send,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Failure>,
 {
-    let service = service_fn(move |request| {
-        let response = handler(request);
-        async move { Ok::<_, Infallible>(response.await) }
-    });
-    let stream = TokioIo::new(stream);
     // However it ends, the client sees it.
     if opening == Opening::Two {
+        let service = service_fn(move |request| {
+            let response = handler(request);
+            async move { Ok::<_, Infallible>(response.await) }
+        });
         let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).max_header_list_size(MAX_HEAD as u32).max_concurrent_streams(256);
-        let _ = http.serve_connection(stream, service).await;
+        let _ = http.serve_connection(TokioIo::new(stream), service).await;
         return;
     }
+    let stream = Patient::new(stream);
+    let turn = stream.turn();
+    let service = service_fn(move |request: Request<Incoming>| {
+        turn.answer();
+        let (turn, tunnels) = (turn.clone(), request.method() == Method::CONNECT);
+        let response = handler(request);
+        async move {
+            let response = response.await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS || tunnels && response.status().is_success() {
+                turn.release();
+            }
+            Ok::<_, Infallible>(response.map(|body| Answer::new(body, turn)))
+        }
+    });
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(MAX_HEAD);
-    let _ = http.serve_connection(stream, service).with_upgrades().await;
+    http.header_read_timeout(None).max_buf_size(MAX_HEAD);
+    let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 
 /// What the client asks the connection to become, if it does.
