@@ -27,6 +27,13 @@ spec:
 ---
 apiVersion: v1
 kind: Service
+metadata: {name: calls}
+spec:
+  selector: {app: shop}
+  ports: [{name: grpc, port: 80, targetPort: 8080}, {name: anything, port: 81, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
 metadata: {name: raw}
 spec:
   selector: {app: shop}
@@ -397,20 +404,30 @@ async fn http2_and_grpc_pass() {
     let http = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (mut sender, connection) = http.await.unwrap();
     tokio::spawn(connection);
-    let request = |path: &str| {
-        let request = Request::post(format!("http://shop{path}")).header("te", "trailers");
+    let request = |to: &str| {
+        let request = Request::post(format!("http://{to}")).header("te", "trailers");
         request.body(Empty::<Bytes>::new()).unwrap()
     };
-    let many = (0..20).map(|_| sender.send_request(request("/grpc"))).collect::<Vec<_>>();
+    let many = (0..20).map(|_| sender.send_request(request("calls/grpc"))).collect::<Vec<_>>();
     for answering in many {
         let answer = answering.await.unwrap();
         assert_eq!((answer.status().as_u16(), answer.version()), (200, hyper::Version::HTTP_2));
         let body = answer.into_body().collect().await.unwrap();
         assert_eq!(body.trailers().and_then(|trailers| trailers.get("grpc-status")).unwrap(), "0");
     }
-    let answer = sender.send_request(request("/headers")).await.unwrap().into_body().collect().await.unwrap();
-    let text = String::from_utf8(answer.to_bytes().to_vec()).unwrap();
-    assert!(text.starts_with("HTTP/2.0") && text.contains("\"te\": \"trailers\""), "{text}");
+    // The port says what the pod is spoken to in; where it says nothing, the client does.
+    let two = [("shop", "HTTP/1.1"), ("calls", "HTTP/2.0"), ("calls:81", "HTTP/2.0")];
+    for (host, version) in two {
+        let answer = sender.send_request(request(&format!("{host}/headers"))).await.unwrap();
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.starts_with(version) && text.contains("\"te\": \"trailers\""), "{host}: {text}");
+    }
+    for (host, version) in [("shop", "HTTP/1.1"), ("calls", "HTTP/2.0"), ("calls:81", "HTTP/1.1")] {
+        let (proxy, url) = (proxy.clone(), format!("http://{host}/headers"));
+        let answer = tokio::task::spawn_blocking(move || get(&proxy, &url, "")).await.unwrap();
+        assert!(answer.body.starts_with(version), "{host}: {}", answer.body);
+    }
 }
 
 #[test]

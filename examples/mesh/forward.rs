@@ -14,7 +14,7 @@ use hyper::{Request, Uri, header};
 use meshroute::adapter::http::Change;
 use meshroute::balance::key::{self, Keyed};
 use meshroute::balance::{Ask, Failure, HostId, Tries, Verdict};
-use meshroute::plan::{Cluster, Endpoint, Retry};
+use meshroute::plan::{Cluster, Endpoint, HttpVersion, Retry};
 use meshroute::{Decision, Forwarded, Outcome, Purpose, Roll};
 use tokio::time::timeout;
 
@@ -96,7 +96,7 @@ impl Trip<'_> {
         let Ok(mut cargo) = Cargo::load(body).await else {
             return Answer::refused(400, "the request's body ended too soon");
         };
-        self.mirror(&head, &cargo);
+        self.mirror(&head, tongue, &cargo);
         let sticky = self.sticky(to, &head);
         let retry = to.forward().and_then(|forward| forward.retry.as_ref());
         let errand = Errand {
@@ -106,7 +106,7 @@ impl Trip<'_> {
             identity: &self.station.identity,
             upstream: self.station.upstreams.of(to.cluster),
             connect_timeout: to.cluster.policy.connect_timeout,
-            tongue,
+            tongue: spoken(to.cluster, tongue, &head),
             deadline: to.forward().and_then(|forward| forward.timeout).map(|timeout| Instant::now() + timeout),
             retry,
             record: Some(self.record),
@@ -185,7 +185,7 @@ impl Trip<'_> {
     }
 
     /// Sends the copies that the route asks for, of what can be copied. Nobody waits for them.
-    fn mirror(&self, head: &Request<()>, cargo: &Cargo) {
+    fn mirror(&self, head: &Request<()>, tongue: Tongue, cargo: &Cargo) {
         let Cargo::Small(bytes) = cargo else { return };
         for mirror in self.decision.mirrors(&self.roll) {
             let Some(cluster) = self.config.router.plan().clusters.get(mirror.cluster as usize) else { continue };
@@ -196,6 +196,7 @@ impl Trip<'_> {
             let metadata = self.config.metadata.clone();
             let (head, mut cargo) = (head.clone(), Cargo::Small(bytes.clone()));
             let connect_timeout = cluster.policy.connect_timeout;
+            let tongue = spoken(&cluster, tongue, &head);
             tokio::spawn(timeout(MIRROR_PATIENCE, async move {
                 let errand = Errand {
                     head: &head,
@@ -204,7 +205,7 @@ impl Trip<'_> {
                     identity: &identity,
                     upstream,
                     connect_timeout,
-                    tongue: Tongue::One,
+                    tongue,
                     deadline: None,
                     retry: None,
                     record: None,
@@ -232,6 +233,15 @@ impl Trip<'_> {
         let errand = (self.station, "PassthroughCluster", self.record);
         let answer = deliver(errand, head, socket, tongue, body).await;
         answer.because(format!("nobody claims {authority}: it goes where it was sent"))
+    }
+}
+
+/// What the endpoints of a cluster are spoken to in. What becomes something else does so in HTTP/1.1 only.
+fn spoken(cluster: &Cluster, client: Tongue, head: &Request<()>) -> Tongue {
+    match cluster.http {
+        HttpVersion::AsClient => client,
+        HttpVersion::Two if !head.headers().contains_key(header::UPGRADE) => Tongue::Two,
+        _ => Tongue::One,
     }
 }
 
