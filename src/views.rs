@@ -1,7 +1,7 @@
 //! Many viewpoints over one set of resources: what depends on what, what is shared, and what a change touches.
 //!
 //! A change of one VirtualService or of some endpoints touches the virtual hosts or the clusters that depend on it; all else
-//! is shared with the router before. What cannot be told apart so finely is resolved from nothing, so that the result is
+//! is shared with the router before. A Sidecar or Gateway touches the views that it governs. What cannot be told apart so finely is resolved from nothing, so that the result is
 //! always that of [`Plan::resolve`] and [`Router::compile`].
 
 use std::collections::BTreeSet;
@@ -100,7 +100,7 @@ struct Class {
 struct Labels {
     /// Those that only http rules for exact hosts ask for.
     fine: BTreeSet<(String, String)>,
-    /// All others: those of Sidecars, Gateways, DestinationRules, tcp and tls rules.
+    /// All others: those of Sidecars, DestinationRules, tcp and tls rules.
     coarse: BTreeSet<(String, String)>,
 }
 
@@ -190,29 +190,47 @@ impl Views {
     fn changed(&mut self, reference: &ResourceRef, before: Option<(Arc<Object>, u64)>) -> Result<(), PlanError> {
         match &*reference.kind {
             "VirtualService" => self.rules_changed(reference, before),
-            "Pod" | "EndpointSlice" | "Endpoints" | "WorkloadEntry" => {
-                let before = before.as_ref().map(|(object, _)| &**object);
-                match self.ground.world.change(before, reference, &self.ground.resources, &self.ground.mesh) {
-                    Touched::Endpoints(services) => {
-                        let shared = self.ground.shared();
-                        let pods: Vec<_> = before.into_iter().chain(self.ground.resources.find(reference)).collect();
-                        let mut stale = BTreeSet::new();
-                        for (at, group) in self.groups.iter_mut().enumerate() {
-                            if pods.iter().any(|pod| group.runs_on(pod)) {
-                                stale.insert(at);
-                            } else if let Some(group) = group.renew(shared, &mut self.keys, &services) {
-                                group.publish();
-                            }
-                        }
-                        self.make_again(stale)
-                    }
-                    Touched::More => self.rebuild(),
-                }
+            "Pod" | "EndpointSlice" | "Endpoints" | "WorkloadEntry" | "Service" | "ServiceEntry" | "Deployment" => {
+                self.services_changed(reference, before.as_ref().map(|(object, _)| &**object))
             }
+            "Sidecar" | "Gateway" => self.scope_changed(reference, before.as_ref().map(|(object, _)| &**object)),
             "DestinationRule" => self.policy_changed(reference, before.as_ref().map(|(object, _)| &**object)),
-            "Service" | "ServiceEntry" | "Deployment" | "Sidecar" | "Gateway" => self.rebuild(),
             _ => Ok(()), // Nothing else has a part in routing.
         }
+    }
+
+    fn services_changed(&mut self, reference: &ResourceRef, before: Option<&Object>) -> Result<(), PlanError> {
+        let touched = self.ground.world.change(before, reference, &self.ground.resources, &self.ground.mesh);
+        let Touched::Endpoints(services, made) = touched else { return self.rebuild() };
+        let made: Vec<Object> = made.into_iter().map(Object::Pod).collect();
+        let shared = self.ground.shared();
+        let concerned: Vec<&Object> =
+            before.into_iter().chain(self.ground.resources.find(reference)).chain(&made).collect();
+        let mut stale = BTreeSet::new();
+        for (at, group) in self.groups.iter_mut().enumerate() {
+            if concerned.iter().any(|object| group.runs_on(object)) {
+                stale.insert(at);
+            } else if let Some(group) = group.renew(shared, &mut self.keys, &services) {
+                group.publish();
+            }
+        }
+        self.make_again(stale)
+    }
+
+    /// A Sidecar or Gateway: what others see stays as it is.
+    fn scope_changed(&mut self, reference: &ResourceRef, before: Option<&Object>) -> Result<(), PlanError> {
+        let now = self.ground.resources.find(reference);
+        if !now.is_none_or(|now| self.labels.know(now)) || self.is_littered() {
+            return self.rebuild();
+        }
+        let both: Vec<&Object> = before.into_iter().chain(now).collect();
+        let root = &self.ground.mesh.root_namespace;
+        let governed = |group: &Group| both.iter().any(|object| group.is_governed_by(object, root));
+        let stale = self.groups.iter().enumerate().filter(|(_, group)| governed(group)).map(|(at, _)| at).collect();
+        let known = self.keys.len();
+        let outcome = self.make_again(stale);
+        self.added += self.keys.len() - known;
+        outcome
     }
 
     fn rules_changed(&mut self, reference: &ResourceRef, before: Option<(Arc<Object>, u64)>) -> Result<(), PlanError> {
@@ -394,13 +412,31 @@ impl Group {
         Ok(Arc::new(Router::compile(plan)?))
     }
 
-    /// Whether a pod may be a gateway's own: its ports say where the gateway listens.
+    /// Whether a pod may be a gateway's own, or a Service lead to it: both say where the gateway listens.
     fn runs_on(&self, object: &Object) -> bool {
-        let Object::Pod(pod) = object else { return false };
         let own = &self.viewpoint;
-        own.kind == ViewpointKind::Gateway
-            && pod.metadata.namespace == own.namespace
-            && has_labels(&pod.metadata.labels, &own.labels)
+        let is_own = match object {
+            Object::Pod(pod) => {
+                pod.metadata.namespace == own.namespace && has_labels(&pod.metadata.labels, &own.labels)
+            }
+            Object::Service(service) => {
+                service.metadata.namespace == own.namespace && has_labels(&own.labels, &service.spec.selector)
+            }
+            _ => false,
+        };
+        own.kind == ViewpointKind::Gateway && is_own
+    }
+
+    /// Whether a Sidecar may say what these clients see, or a Gateway where they listen.
+    fn is_governed_by(&self, object: &Object, root_namespace: &str) -> bool {
+        let own = &self.viewpoint;
+        match (object, own.kind) {
+            (Object::Sidecar(sidecar), ViewpointKind::Sidecar) => {
+                [own.namespace.as_str(), root_namespace].contains(&sidecar.metadata.namespace.as_str())
+            }
+            (Object::Gateway(gateway), ViewpointKind::Gateway) => has_labels(&own.labels, &gateway.spec.selector),
+            _ => false,
+        }
     }
 
     /// Takes services with other endpoints; `None` where no cluster is another now.
@@ -505,22 +541,28 @@ impl Group {
 impl Labels {
     fn of(resources: &Resources) -> Self {
         let mut labels = Labels::default();
-        for resource in resources.iter() {
-            match resource.object {
-                Object::VirtualService(rules) => labels.add_rules(rules),
-                Object::DestinationRule(rule) => {
-                    labels
-                        .coarse
-                        .extend(pairs(rule.spec.workload_selector.iter().map(|selector| &selector.match_labels)));
-                }
-                Object::Sidecar(sidecar) => {
-                    labels.coarse.extend(pairs(sidecar.spec.workload_selector.iter().map(|selector| &selector.labels)));
-                }
-                Object::Gateway(gateway) => labels.coarse.extend(pairs([&gateway.spec.selector])),
-                _ => {}
-            }
-        }
+        resources.iter().for_each(|resource| labels.add(resource.object));
         labels
+    }
+
+    fn add(&mut self, object: &Object) {
+        match object {
+            Object::VirtualService(rules) => self.add_rules(rules),
+            Object::DestinationRule(rule) => {
+                self.coarse.extend(pairs(rule.spec.workload_selector.iter().map(|selector| &selector.match_labels)));
+            }
+            Object::Sidecar(sidecar) => {
+                self.coarse.extend(pairs(sidecar.spec.workload_selector.iter().map(|selector| &selector.labels)));
+            }
+            _ => {} // A Gateway asks gateways, which keep all their labels.
+        }
+    }
+
+    /// Whether clients are told apart by all that a resource asks them for.
+    fn know(&self, object: &Object) -> bool {
+        let mut asked = Labels::default();
+        asked.add(object);
+        asked.coarse.is_subset(&self.coarse) && asked.fine.is_subset(&self.fine)
     }
 
     fn add_rules(&mut self, rules: &VirtualService) {

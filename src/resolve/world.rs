@@ -52,8 +52,9 @@ pub(crate) struct World {
 /// What a change of a resource does to services.
 #[derive(Debug)]
 pub(crate) enum Touched {
-    /// Only the endpoints of these: they are as they stand here now.
-    Endpoints(Vec<Arc<Service>>),
+    /// Only the endpoints of these services, which are as they stand here now; with the pods that Deployments stand for, or
+    /// stood for, and that are not as they were.
+    Endpoints(Vec<Arc<Service>>, Vec<Pod>),
     /// More than that.
     More,
 }
@@ -65,15 +66,7 @@ impl World {
         for resource in resources.iter() {
             world.note(resource.object, resource.reference, true);
         }
-        if world.deployments > 0 {
-            world.made = kubernetes::made_pods(resources);
-        }
-        for (at, pod) in world.made.iter().enumerate() {
-            for label in labels_of(&pod.metadata.namespace, &pod.metadata.labels) {
-                world.made_by_label.entry(label).or_default().push(at);
-            }
-            world.made_by_name.insert((pod.metadata.namespace.clone(), pod.metadata.name.clone()), at);
-        }
+        world.make_pods(resources);
         let declared = resources.iter().flat_map(|resource| {
             world.declared(resource.object, resource.reference, resource.applied, resources, mesh)
         });
@@ -130,11 +123,24 @@ impl World {
         if let Some(now) = now {
             self.note(now, reference, true);
         }
+        if now.or(before).is_some_and(declares)
+            && !before.zip(now).is_some_and(|(before, now)| same_services(before, now))
+        {
+            return Touched::More;
+        }
         let mut owners = BTreeSet::new();
+        // Which pods a Deployment stands for, and at which addresses, depends on all pods.
+        let made = if now.or(before).is_some_and(makes_pods) { self.make_pods(resources) } else { Vec::new() };
+        if self.made_by_name.len() < self.made.len() {
+            return Touched::More;
+        }
+        made.iter().for_each(|pod| self.owners_of_pod(pod, resources, &mut owners));
         for object in before.iter().copied().chain(now) {
             match object {
-                // Which pods a Deployment stands for, and at which addresses, depends on all pods.
-                Object::Pod(_) if self.deployments > 0 => return Touched::More,
+                Object::Deployment(_) => {}
+                Object::Service(_) | Object::ServiceEntry(_) => {
+                    owners.insert(reference.clone());
+                }
                 Object::Pod(pod) => self.owners_of_pod(pod, resources, &mut owners),
                 Object::WorkloadEntry(entry) => self.owners_of_entry(entry, &mut owners),
                 Object::EndpointSlice(slice) => owners.extend(owner_of_slice(slice)),
@@ -147,11 +153,33 @@ impl World {
         if cfg!(meshroute_fault = "change") {
             owners.pop_last(); // planted: one that depends on it is left as it was
         }
-        self.renew(&owners, resources, mesh)
+        self.renew(&owners, made, resources, mesh)
+    }
+
+    /// Makes the pods again that Deployments stand for; hands back those that were there before or are now, and not both.
+    fn make_pods(&mut self, resources: &Resources) -> Vec<Pod> {
+        if self.deployments == 0 && self.made.is_empty() {
+            return Vec::new();
+        }
+        let before = std::mem::replace(&mut self.made, kubernetes::made_pods(resources));
+        let names_before = std::mem::take(&mut self.made_by_name);
+        self.made_by_label.clear();
+        for (at, pod) in self.made.iter().enumerate() {
+            for label in labels_of(&pod.metadata.namespace, &pod.metadata.labels) {
+                self.made_by_label.entry(label).or_default().push(at);
+            }
+            self.made_by_name.insert(name_of(pod), at);
+        }
+        let lacks = |names: &HashMap<Name, usize>, pods: &[Pod], pod: &Pod| {
+            names.get(&name_of(pod)).is_none_or(|&at| pods[at] != *pod)
+        };
+        let gone = before.iter().filter(|pod| lacks(&self.made_by_name, &self.made, pod));
+        let come = self.made.iter().filter(|pod| lacks(&names_before, &before, pod));
+        gone.chain(come).cloned().collect()
     }
 
     /// Works out the endpoints of some services again.
-    fn renew(&mut self, owners: &BTreeSet<ResourceRef>, resources: &Resources, mesh: &Mesh) -> Touched {
+    fn renew(&mut self, owners: &BTreeSet<ResourceRef>, made: Vec<Pod>, resources: &Resources, mesh: &Mesh) -> Touched {
         let mut renewed = Vec::new();
         for owner in owners {
             let Some(resource) = resources.get(owner) else { continue };
@@ -163,12 +191,17 @@ impl World {
                 let service = Arc::new(service);
                 let candidates = self.services.get_mut(service.host.as_str());
                 let same = |known: &&mut Arc<Service>| *known.resource == *service.resource;
+                // What was applied again may come later among those that share the host.
+                let keeps_place = |all: &&mut Vec<Arc<Service>>| {
+                    all.len() == 1 || all.iter().any(|known| known.rank() == service.rank())
+                };
+                let candidates = candidates.filter(keeps_place);
                 let Some(place) = candidates.and_then(|all| all.iter_mut().find(same)) else { return Touched::More };
                 *place = service.clone();
                 renewed.push(service);
             }
         }
-        Touched::Endpoints(renewed)
+        Touched::Endpoints(renewed, made)
     }
 
     fn note(&mut self, object: &Object, reference: &ResourceRef, there: bool) {
@@ -378,6 +411,38 @@ impl World {
             _ => Labels::default(),
         }
     }
+}
+
+/// Whether a resource declares services.
+fn declares(object: &Object) -> bool {
+    matches!(object, Object::Service(_) | Object::ServiceEntry(_))
+}
+
+/// Whether a change of a resource may change which pods Deployments stand for.
+fn makes_pods(object: &Object) -> bool {
+    matches!(object, Object::Pod(_) | Object::Deployment(_))
+}
+
+/// Whether what one resource declares differs in nothing but where its endpoints come from.
+fn same_services(before: &Object, now: &Object) -> bool {
+    let [before, now] = [before, now].map(|object| match object.clone() {
+        Object::Service(mut service) => {
+            service.spec.selector.clear();
+            service.metadata.labels.clear();
+            Object::Service(service)
+        }
+        Object::ServiceEntry(mut entry) => {
+            (entry.spec.endpoints, entry.spec.workload_selector) = (Vec::new(), None);
+            entry.metadata.labels.clear();
+            Object::ServiceEntry(entry)
+        }
+        other => other,
+    });
+    before == now
+}
+
+fn name_of(pod: &Pod) -> Name {
+    (pod.metadata.namespace.clone(), pod.metadata.name.clone())
 }
 
 /// The label by which an EndpointSlice says whose it is.

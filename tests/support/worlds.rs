@@ -50,9 +50,29 @@ pub fn change(choices: &mut Choices<'_>, views: &mut Views) {
         if !all.is_empty() {
             views.delete(&all[choices.below(all.len())]).expect("what was resolved is legal");
         }
-    } else if let Some(object) = object(choices) {
+    } else if let Some(object) = if choices.chance(20) { retouched(choices, views) } else { object(choices) } {
         views.apply(object).expect("what was resolved is legal");
     }
+}
+
+/// A resource that is there, with other endpoints; `None` where none has any.
+fn retouched(choices: &mut Choices<'_>, views: &Views) -> Option<Object> {
+    let has_endpoints =
+        |object: &&Object| matches!(object, Object::Service(_) | Object::ServiceEntry(_) | Object::Deployment(_));
+    let all: Vec<&Object> = views.resources().iter().map(|resource| resource.object).filter(has_endpoints).collect();
+    let mut object = (*all.get(choices.below(all.len().max(1)))?).clone();
+    let selector = [("app", choices.one(&NAMES)), ("gw", "g")][usize::from(choices.chance(20))];
+    match &mut object {
+        Object::Service(service) => service.spec.selector = [selector].map(|(k, v)| (k.into(), v.into())).into(),
+        Object::ServiceEntry(entry) if choices.chance(50) => entry.spec.endpoints.clear(),
+        Object::ServiceEntry(entry) => {
+            let place = format!("10.5.0.{}", choices.below(3));
+            entry.spec.endpoints.iter_mut().for_each(|endpoint| endpoint.address.clone_from(&place));
+        }
+        Object::Deployment(deployment) => deployment.spec.replicas = Some(choices.one(&[0, 1, 3])),
+        _ => {}
+    }
+    Some(object)
 }
 
 /// A resource; `None` where the reader would not have it.
