@@ -1,8 +1,8 @@
 //! Many viewpoints over one set of resources: what depends on what, what is shared, and what a change touches.
 //!
 //! A change of one VirtualService or of some endpoints touches the virtual hosts or the clusters that depend on it; all else
-//! is shared with the router before. A Sidecar or Gateway touches the views that it governs. What cannot be told apart so finely is resolved from nothing, so that the result is
-//! always that of [`Plan::resolve`] and [`Router::compile`].
+//! is shared with the router before. A Sidecar or Gateway touches the views that it governs. What cannot be told apart so
+//! finely is resolved from nothing, so that the result is always that of [`Plan::resolve`] and [`Router::compile`].
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
