@@ -212,8 +212,10 @@ fn what_is_sent_in_the_clear_goes_out_encrypted_to_whom_the_rule_means() {
     folder.write("tls/client.pem", &own.pem());
     folder.write("tls/client.key", &own.key_pem());
     let mutual = "clientCertificate: tls/client.pem, privateKey: tls/client.key";
-    let rules: [(&str, u16, String); 13] = [
+    let either = "connectionPool: {http: {useClientProtocol: true}";
+    let rules: [(&str, u16, String); 14] = [
         ("good", anybody, "mode: SIMPLE, caCertificates: tls/root.pem".into()),
+        ("either", anybody, format!("mode: SIMPLE, caCertificates: tls/root.pem, sni: good.example}}, {either}")),
         ("stranger", anybody, "mode: SIMPLE, caCertificates: tls/root.pem".into()),
         (
             "named",
@@ -259,7 +261,9 @@ fn what_is_sent_in_the_clear_goes_out_encrypted_to_whom_the_rule_means() {
         let answer = ask(&proxy, host);
         assert_eq!((answer.status(), &*answer.body), ("200", seen), "{host}: {}", answer.head);
     }
-    assert_eq!(runtime.block_on(ask_in_two(&proxy, "good")), "sni=good.example protocol=h2 shown=0 by=-");
+    // The client's own version goes out where the rule says so only.
+    assert_eq!(runtime.block_on(ask_in_two(&proxy, "good")), "sni=good.example protocol=http/1.1 shown=0 by=-");
+    assert_eq!(runtime.block_on(ask_in_two(&proxy, "either")), "sni=good.example protocol=h2 shown=0 by=-");
     refused(&ask(&proxy, "stranger"), "NotValidForName");
     refused(&ask(&proxy, "misnamed"), "NotValidForName");
     refused(&ask(&proxy, "forged"), "UnknownIssuer");

@@ -1,7 +1,8 @@
 //! How long a client's connection is waited on: for a head that has begun, and for the next request.
 //!
 //! Knows whose turn it is. Knows nothing of what is said. hyper has one limit for both, and a client that keeps its
-//! connection for later is no slow one.
+//! connection for later is no slow one. A head that came in part with the request before counts as not begun: it holds no
+//! more than an idle connection does.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
