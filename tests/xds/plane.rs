@@ -1,7 +1,8 @@
 //! A control plane on loopback, and the way to wait for those it serves.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use meshroute::adapter::xds::{Ads, Fleet, Kind};
@@ -49,6 +50,17 @@ impl Plane {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// A socket for an Envoy to listen on. It is below those that outgoing connections are given, which could take it meanwhile.
+pub fn free_port() -> SocketAddr {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let ports = (0..10_000).map(|_| {
+        let port = 20_000 + (std::process::id() + ASKED.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port as u16))
+    });
+    let mut free = ports.filter(|address| std::net::TcpListener::bind(address).is_ok());
+    free.next().expect("the loopback has a free port")
 }
 
 /// Waits until an Envoy's workers have the listeners that it has accepted: it counts what they have taken over.

@@ -1,6 +1,6 @@
 //! Real Envoys under the control plane: random configurations, and questions to each of them.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::ask::Ask;
 use crate::client::exchange;
 use crate::compare::Seen;
 use crate::coverage::Coverage;
-use crate::plane::{Plane, listens};
+use crate::plane::{Plane, free_port, listens};
 use crate::round::{ask_all, conclude, gather, judge, read_log, setting};
 use crate::server::Envoy;
 use crate::translate::{access_log, amend};
@@ -101,11 +101,6 @@ impl Pair {
     fn of(&self, world: &World) -> &Proxy {
         if world.gateway { &self.gateway } else { &self.sidecar }
     }
-}
-
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has a free port");
-    listener.local_addr().expect("a bound socket has an address")
 }
 
 fn round(seed: u64, count: u64, flavor: Flavor, coverage: &mut Coverage, wrong: &mut Vec<String>) {

@@ -1,7 +1,7 @@
 //! Updates under load, and updates that are refused, with a real Envoy.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use meshroute::adapter::xds::{Bootstrap, Client, Entry, Flavor, Fleet, Kind, Refused, Translation};
 use meshroute::{Mesh, Reader, Reading, Resources, Views};
 
-use crate::plane::{Plane, listens};
+use crate::plane::{Plane, free_port, listens};
 use crate::round::setting;
 use crate::server::Envoy;
 use crate::translate::amend;
@@ -95,9 +95,7 @@ impl Front {
         let folder =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("xds-{}-{name}-{flavor:?}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("the target folder can be written to");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has a free port");
-        let entry = listener.local_addr().expect("a bound socket has an address");
-        drop(listener);
+        let entry = free_port();
         let upstreams = Arc::new(Upstreams::new());
         let at_loopback = Arc::clone(&upstreams);
         let fleet = Fleet::new(Views::new(Resources::new(), Mesh::default()))
