@@ -283,6 +283,39 @@ fn certificates_that_prove_nothing_are_refused() {
 }
 
 #[test]
+fn a_caller_says_which_workload_it_is_with_each_request_and_only_of_its_own_namespace() {
+    let (_folder, served) = shop("claims", &[]);
+    let (key, made) = roots(&served).remove(0);
+    let own = papers(key, &format!("root {made}"), "spiffe://cluster.local/ns/default/sa/client", 600);
+    // All on one connection: what one request said holds for no other.
+    let claims =
+        [("default", "one"), ("default", "one"), ("default", "two"), ("elsewhere", "liar"), ("default", "two")];
+    let asked: Vec<String> = claims
+        .iter()
+        .map(|(namespace, name)| {
+            format!(
+                "/name HTTP/1.1\r\nHost: shop\r\nX-Envoy-Peer-Metadata: {{\"namespace\":\"{namespace}\",\"name\":\"{name}\",\
+                 \"app\":\"a\",\"version\":\"v\",\"service\":\"s\",\"revision\":\"r\"}}\r\n\r\nGET "
+            )
+        })
+        .collect();
+    let (text, _) = tls::knock(&door(&served), "shop", &[b"istio"], Some(own), &(asked.concat() + "/name")).unwrap();
+    assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 6, "{text}");
+    let ended = |name: &str, count: u32| {
+        let page = format!("127.0.0.1:{}", subscriber(&served, "sidecar default/shop")["admin"]);
+        let workload = format!("source_workload=\"{name}\"");
+        let principal = "source_principal=\"spiffe://cluster.local/ns/default/sa/client\"";
+        let body = get(&page, "/stats/prometheus", "").body;
+        let counts = |line: &str| line.contains(&workload) && line.contains(principal);
+        let mut lines = body.lines().filter(|line| line.starts_with("istio_requests_total{") && counts(line));
+        lines.any(|line| line.ends_with(&format!("}} {count}")))
+    };
+    // The fourth and the last are the client's, and of no workload that it may be.
+    until("they are counted", || ended("one", 2) && ended("two", 2) && ended("unknown", 2));
+    assert!(!counted(&served, "sidecar default/shop", &["source_workload=\"liar\""]));
+}
+
+#[test]
 fn a_server_that_is_somebody_else_gets_nothing() {
     // The caller's sidecar is told to whom each address belongs, and asks for that name.
     let (folder, served) = shop("somebody", &[]);

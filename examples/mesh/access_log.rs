@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::record::Record;
+use crate::spiffe::Name;
 
 /// How lines are written: Istio's `meshConfig.accessLogEncoding`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +96,7 @@ fn write_text(record: &Record, line: &mut String) -> std::fmt::Result {
 /// Istio's fields, and `reason`: which rule in which file said so.
 fn object(record: &Record) -> Value {
     let known = |value: &str| if value.is_empty() { Value::Null } else { Value::from(value) };
+    let proved = |name: &Option<Name>| name.as_ref().map(Name::to_string);
     json!({
         "start_time": rfc3339(record.started),
         "method": record.method.as_str(),
@@ -118,8 +120,8 @@ fn object(record: &Record) -> Value {
         "upstream_local_address": null,
         "downstream_local_address": record.ends.map(|ends| ends.local.to_string()),
         "downstream_remote_address": record.ends.map(|ends| ends.remote.to_string()),
-        "downstream_peer_uri_san": known(&record.source_principal),
-        "upstream_peer_uri_san": known(&record.destination_principal),
+        "downstream_peer_uri_san": proved(&record.source_principal),
+        "upstream_peer_uri_san": proved(&record.destination_principal),
         "requested_server_name": null,
         "route_name": known(&record.route),
         "reason": known(&record.reason),

@@ -15,11 +15,12 @@ use meshroute::{Decision, Outcome, Router};
 use crate::metrics::Via;
 use crate::outside::Origin;
 use crate::question::Door;
+use crate::spiffe::Name;
 use crate::transport::{Abroad, Way};
 use crate::wire::{Inbound, Peer, Routes};
 use crate::workload::{Service, Workload};
 use crate::world::rule_key;
-use crate::{answer, dial, message, outside};
+use crate::{answer, dial, forward, message, outside};
 
 /// A snapshot in force: what is read together is swapped together.
 pub struct Config {
@@ -30,7 +31,7 @@ pub struct Config {
     /// Whose proxy this is.
     pub own: Arc<Workload>,
     /// What comes to each port of its own pod.
-    pub inbound: BTreeMap<u16, Inbound>,
+    pub entrances: BTreeMap<u16, Entrance>,
     /// Who may come in.
     pub guard: Guard,
     /// Who this is, as the other sidecars are told it.
@@ -41,6 +42,28 @@ pub struct Config {
     underlay: BTreeMap<SocketAddr, SocketAddr>,
     workloads: BTreeMap<IpAddr, Arc<Workload>>,
     told: Mutex<HashMap<(usize, usize), Arc<Told>>>,
+}
+
+/// A port of the own pod, and what is said of every request that comes to it: worked out once.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    /// How it is served.
+    pub inbound: Inbound,
+    /// The service that leads there.
+    pub service: Arc<Service>,
+    /// The cluster that it is: the pod's program.
+    pub cluster: Arc<Cluster>,
+}
+
+impl Entrance {
+    fn new(port: u16, inbound: Inbound) -> Self {
+        let service = match inbound.service.as_str() {
+            "" => Service::unknown(),
+            host => Arc::new(Service::of_host(host)),
+        };
+        let cluster = Arc::new(forward::single(&format!("inbound|{port}||"), inbound.socket));
+        Entrance { inbound, service, cluster }
+    }
 }
 
 /// What is said of every request that a route sends to a cluster: worked out once.
@@ -67,9 +90,10 @@ impl Config {
         let (underlay, places, own) = (routes.underlay, routes.places, Arc::new(routes.own));
         let metadata = serde_json::to_string(&*own).ok().and_then(|text| HeaderValue::from_str(&text).ok());
         let Routes { inbound, guard, peers, .. } = routes;
+        let entrances = inbound.into_iter().map(|(port, inbound)| (port, Entrance::new(port, inbound))).collect();
         let outside = outside::adopt(routes.outside, before);
         let told = Mutex::default();
-        Ok(Config { router, places, own, inbound, guard, metadata, outside, peers, underlay, workloads, told })
+        Ok(Config { router, places, own, entrances, guard, metadata, outside, peers, underlay, workloads, told })
     }
 
     /// Whose pod an endpoint is.
@@ -100,19 +124,26 @@ impl Config {
         Some(Arc::clone(told))
     }
 
-    /// How an endpoint of a cluster is reached: encrypted where somebody is there who takes it, unless a DestinationRule
-    /// says something of its own about TLS.
-    pub fn way(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Way> {
-        let address = endpoint.socket()?;
-        let tls = cluster.policy.tls.as_ref();
-        let peer = self.peers.get(&address).filter(|peer| match tls.map(|tls| tls.mode) {
+    /// Who of the mesh must be at an address of a cluster: somebody where somebody is there who takes mutual TLS, unless a
+    /// DestinationRule says something of its own about TLS.
+    pub fn peer(&self, cluster: &Cluster, address: SocketAddr) -> Option<&Name> {
+        let mode = cluster.policy.tls.as_ref().map(|tls| tls.mode);
+        let peer = self.peers.get(&address).filter(|peer| match mode {
             None => peer.unasked,
             Some(mode) => mode == ClientTlsMode::IstioMutual,
         });
+        peer.map(|peer| &peer.name)
+    }
+
+    /// How an endpoint of a cluster is reached.
+    pub fn way(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Way> {
+        let address = endpoint.socket()?;
+        let tls = cluster.policy.tls.as_ref();
+        let peer = self.peer(cluster, address).cloned();
         let sni = tls.map(|tls| tls.sni.clone()).filter(|sni| !sni.is_empty());
         let outside =
             self.outside.get(&*cluster.name).map(|origin| Box::new(Abroad { origin: Arc::clone(origin), host: None }));
-        Some(Way { to: self.real(address)?, peer: peer.map(|peer| peer.name.clone()), sni, outside })
+        Some(Way { to: self.real(address)?, peer, sni, outside })
     }
 
     /// Where a made-up address really is. This mesh reaches nothing beyond loopback and its pods' namespaces.
@@ -123,9 +154,12 @@ impl Config {
 
     /// What comes to a port of the own pod. One that nobody spoke of is found only where the pod's addresses are real, and
     /// carried as a whole.
-    pub fn inbound(&self, port: u16) -> Option<Cow<'_, Inbound>> {
-        let unheard_of = || Some(Cow::Owned(Inbound { socket: dial::own(port)?, http: false, service: String::new() }));
-        self.inbound.get(&port).map(Cow::Borrowed).or_else(unheard_of)
+    pub fn entrance(&self, port: u16) -> Option<Cow<'_, Entrance>> {
+        let unheard_of = || {
+            let inbound = Inbound { socket: dial::own(port)?, http: false, service: String::new() };
+            Some(Cow::Owned(Entrance::new(port, inbound)))
+        };
+        self.entrances.get(&port).map(Cow::Borrowed).or_else(unheard_of)
     }
 
     /// Whether there are rules for requests to a host of this name, by whatever port.

@@ -230,8 +230,8 @@ impl Trip<'_> {
         if matches!(door, Door::Proxy(own) if own == socket) {
             return Answer::refused(502, "this is the proxy itself; name a service");
         }
-        let errand = (self.station, "PassthroughCluster", self.record);
-        let answer = deliver(errand, head, socket, tongue, body).await;
+        let cluster = single("PassthroughCluster", socket);
+        let answer = deliver((self.station, &cluster, self.record), head, socket, tongue, body).await;
         answer.because(format!("nobody claims {authority}: it goes where it was sent"))
     }
 }
@@ -245,22 +245,30 @@ fn spoken(cluster: &Cluster, client: Tongue, head: &Request<()>) -> Tongue {
     }
 }
 
-/// Sends a request to a socket as it is, on account of a cluster that no plan has.
+/// A cluster that no plan has, of one endpoint.
+pub fn single(name: &str, socket: SocketAddr) -> Cluster {
+    let mut cluster = Cluster::missing(name, "", 0);
+    cluster.name = name.into();
+    cluster.endpoints = [Endpoint::new(&socket.ip().to_string(), socket.port(), "")].into();
+    cluster
+}
+
+/// Sends a request to a socket as it is, on account of a [`single`] cluster.
 pub async fn deliver(
-    (station, cluster, record): (&Station, &str, &Record),
+    (station, cluster, record): (&Station, &Cluster, &Record),
     head: Request<()>,
     socket: SocketAddr,
     tongue: Tongue,
     body: Incoming,
 ) -> Answer {
-    let mut cluster = Cluster::missing(cluster, "", 0);
-    let endpoint = Endpoint::new(&socket.ip().to_string(), socket.port(), "");
-    cluster.endpoints = [endpoint.clone()].into();
-    let upstream = station.upstreams.of(&cluster);
+    let Some(endpoint) = cluster.endpoints.first() else {
+        return Answer::made_here(503, "UH", "no healthy upstream");
+    };
+    let upstream = station.upstreams.of(cluster);
     let connect_timeout = cluster.policy.connect_timeout;
     let errand = Errand {
         head: &head,
-        cluster: &cluster,
+        cluster,
         metadata: None,
         identity: &station.identity,
         upstream,
@@ -271,7 +279,7 @@ pub async fn deliver(
         record: Some(record),
     };
     let tried = send(&errand, Way::plain(socket), &mut Cargo::Stream(Some(body))).await;
-    arrived(tried, &endpoint, None, "")
+    arrived(tried, endpoint, None, "")
 }
 
 /// Sends a request, and sends it again where a kept connection turns out to be closed.

@@ -3,7 +3,7 @@
 //! Knows the doors of one pod. Who may come in is never decided here: the library says it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::admission;
 use crate::answer::Answer;
-use crate::config::Config;
+use crate::config::{Config, Entrance};
 use crate::dial;
 use crate::forward::{deliver, outgoing};
 use crate::message::{self, CLIENT_CERT, Ends, PEER_METADATA};
@@ -30,20 +30,52 @@ use crate::record::Record;
 use crate::spiffe::Name;
 use crate::station::Station;
 use crate::tunnel;
-use crate::wire::Inbound;
-use crate::workload::{Service, Workload};
+use crate::workload::Workload;
 
 /// How long somebody at the door waits for the first configuration.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What Istio calls the one route of a pod's port.
+static DEFAULT: LazyLock<Arc<str>> = LazyLock::new(|| "default".into());
 
 /// Somebody at the door.
-#[derive(Clone)]
 struct Caller {
     /// Who they have proved to be; `None`: nobody.
     name: Option<Name>,
     /// The pod's port that they want.
     port: u16,
     ends: Ends,
+    /// Which workload they last said they are, and what that was read as: on most connections it stays the same.
+    said: Mutex<Option<(HeaderValue, Option<Arc<Workload>>)>>,
+    /// What the pod, by this name, was last told of who asks.
+    introduced: Mutex<Option<(Name, HeaderValue)>>,
+}
+
+impl Caller {
+    fn new(name: Option<Name>, port: u16, ends: Ends) -> Self {
+        Caller { name, port, ends, said: Mutex::default(), introduced: Mutex::default() }
+    }
+
+    /// Which workload it is, it says itself; of which namespace, it has proved.
+    fn workload(&self, headers: &HeaderMap) -> Option<Arc<Workload>> {
+        let (name, value) = (self.name.as_ref()?, headers.get(PEER_METADATA)?);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(&*said, Some((known, _)) if known == value) {
+            *said = Some((value.clone(), serde_json::from_slice(value.as_bytes()).ok().map(Arc::new)));
+        }
+        let (_, workload) = said.as_ref()?;
+        workload.clone().filter(|workload| workload.namespace == name.namespace())
+    }
+
+    /// What the pod is told of who asks.
+    fn introduction(&self, own: Name) -> Option<HeaderValue> {
+        let name = self.name.as_ref()?;
+        let mut introduced = self.introduced.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(&*introduced, Some((to, _)) if *to == own) {
+            let value = HeaderValue::from_str(&format!("By={own};URI={name}")).ok()?;
+            *introduced = Some((own, value));
+        }
+        introduced.as_ref().map(|(_, value)| value.clone())
+    }
 }
 
 /// Serves one of the pod's ports for ever.
@@ -62,7 +94,7 @@ pub async fn serve(listener: TcpListener, station: Arc<Station>, port: u16) {
 /// Takes a connection to the pod's `port`; `local` is where whoever called found it.
 pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: SocketAddr, local: SocketAddr, port: u16) {
     let Some(config) = first(&station, port).await else { return };
-    let mut caller = Caller { name: None, port, ends: Ends { local, remote } };
+    let ends = Ends { local, remote };
     let mode = config.guard.mutual_tls(port);
     let (opening, begun) = opening::hear(&mut stream).await;
     match (&opening, mode) {
@@ -71,21 +103,21 @@ pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: Socke
             let Some((mut stream, name)) = station.identity.accept(opening::rewound(begun, stream)).await else {
                 return station.note(&format!("inbound {port} \"TLS\" - DC - (no such certificate is taken)"));
             };
-            caller.name = Some(name);
+            let caller = Caller::new(Some(name), port, ends);
             let (opening, begun) = opening::hear(&mut stream).await;
             converse(station, config, caller, opening, opening::rewound(begun, stream)).await;
         }
         (_, MutualTls::Strict) => {
             station.note(&format!("inbound {port} \"TCP\" - DC - (mutual TLS is required)"));
         }
-        _ => converse(station, config, caller, opening, opening::rewound(begun, stream)).await,
+        _ => converse(station, config, Caller::new(None, port, ends), opening, opening::rewound(begun, stream)).await,
     }
 }
 
 /// What is in force. Others may hear of this pod before its own proxy has heard what to do for it.
 async fn first(station: &Station, port: u16) -> Option<Arc<Config>> {
     let mut config = station.config.clone();
-    let is_known = |config: &Option<Arc<Config>>| config.as_ref().is_some_and(|config| config.inbound(port).is_some());
+    let is_known = |config: &Option<Arc<Config>>| config.as_ref().is_some_and(|config| config.entrance(port).is_some());
     let _ = timeout(PATIENCE, config.wait_for(is_known)).await;
     station.config.borrow().clone()
 }
@@ -95,25 +127,26 @@ async fn converse<S>(station: Arc<Station>, config: Arc<Config>, caller: Caller,
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Some(inbound) = config.inbound(caller.port) else { return };
-    if inbound.http && matches!(opening, Opening::One | Opening::Two) {
-        let answer = move |request| answer(Arc::clone(&station), caller.clone(), request);
+    let Some(entrance) = config.entrance(caller.port) else { return };
+    if entrance.inbound.http && matches!(opening, Opening::One | Opening::Two) {
+        let caller = Arc::new(caller);
+        let answer = move |request| answer(Arc::clone(&station), Arc::clone(&caller), request);
         return message::talk(stream, opening, answer).await;
     }
     let principal = caller.name.as_ref().map(Name::principal);
-    let mut call = Call::new(caller.port).principal(principal.as_deref()).source(caller.ends.remote.ip());
+    let mut call = Call::new(caller.port).principal(principal).source(caller.ends.remote.ip());
     call.sni = opening.hello().and_then(|hello| hello.sni);
     let ruling = config.guard.judge(&call);
     if !ruling.is_allowed() {
         return station.note(&format!("inbound {} \"TCP\" - - {ruling}", caller.port));
     }
-    if let Ok(mut server) = dial::home(inbound.socket).await {
+    if let Ok(mut server) = dial::home(entrance.inbound.socket).await {
         let _ = copy_bidirectional(&mut stream, &mut server).await;
         let _ = server.shutdown().await;
     }
 }
 
-async fn answer(station: Arc<Station>, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(caller.ends);
     let mut record = Record::begin(&station.telemetry, &mut parts);
@@ -141,10 +174,10 @@ async fn admit(
     body: Incoming,
     record: &mut Record,
 ) -> Answer {
-    let Some(inbound) = config.inbound(caller.port) else {
+    let Some(entrance) = config.entrance(caller.port) else {
         return Answer::refused(503, "the pod has no such port any more");
     };
-    note(station, config, caller, &inbound, &parts.headers, record);
+    note(station, config, caller, &entrance, &parts.headers, record);
     if caller.name.is_none() && config.guard.mutual_tls(caller.port) == MutualTls::Strict {
         // The connection came before the rule did.
         return Answer::refused(403, "mutual TLS is required").closing();
@@ -164,7 +197,7 @@ async fn admit(
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let principal = caller.name.as_ref().map(Name::principal);
     let asked = meshroute::Request::new(parts.method.as_str(), &authority, path).headers(&parts.headers);
-    let call = Call::new(caller.port).principal(principal.as_deref()).source(caller.ends.remote.ip());
+    let call = Call::new(caller.port).principal(principal).source(caller.ends.remote.ip());
     if let Some(refused) = admission::refused(&config.guard, &call.request(&asked), &parts.headers, record) {
         return refused;
     }
@@ -173,9 +206,8 @@ async fn admit(
     }
     introduce(station, caller, &mut parts.headers);
     let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
-    let cluster = record.via.cluster.clone();
     let (head, set_out) = (outgoing(&authority, parts, None), Instant::now());
-    let answer = deliver((station, &cluster, record), head, inbound.socket, tongue, body).await;
+    let answer = deliver((station, &entrance.cluster, record), head, entrance.inbound.socket, tongue, body).await;
     record.upstream_time = Some(set_out.elapsed());
     answer
 }
@@ -185,27 +217,22 @@ fn note(
     station: &Station,
     config: &Config,
     caller: &Caller,
-    inbound: &Inbound,
+    entrance: &Entrance,
     headers: &HeaderMap,
     record: &mut Record,
 ) {
     record.reporter = "destination";
-    record.route = "default".into();
-    record.via.cluster = format!("inbound|{}||", caller.port).into();
+    record.route = Arc::clone(&DEFAULT);
+    record.via.cluster = Arc::clone(&entrance.cluster.name);
     record.destination = Arc::clone(&config.own);
-    record.service = match inbound.service.as_str() {
-        "" => Service::unknown(),
-        host => Arc::new(Service::of_host(host)),
-    };
+    record.service = Arc::clone(&entrance.service);
     record.security = "none";
     let Some(name) = &caller.name else { return };
     record.security = "mutual_tls";
-    record.source_principal = name.to_string();
-    record.destination_principal = station.identity.name().map(|own| own.to_string()).unwrap_or_default();
-    // Which workload it is, it says itself; of which namespace, it has proved.
-    let said = headers.get(PEER_METADATA).and_then(|said| serde_json::from_slice::<Workload>(said.as_bytes()).ok());
-    if let Some(workload) = said.filter(|workload| workload.namespace == name.namespace) {
-        record.source = Arc::new(workload);
+    record.source_principal = Some(name.clone());
+    record.destination_principal = station.identity.name();
+    if let Some(workload) = caller.workload(headers) {
+        record.source = workload;
     }
 }
 
@@ -213,8 +240,7 @@ fn note(
 fn introduce(station: &Station, caller: &Caller, headers: &mut HeaderMap) {
     headers.remove(PEER_METADATA);
     headers.remove(CLIENT_CERT);
-    let (Some(name), Some(own)) = (&caller.name, station.identity.name()) else { return };
-    if let Ok(value) = HeaderValue::from_str(&format!("By={own};URI={name}")) {
+    if let Some(value) = station.identity.name().and_then(|own| caller.introduction(own)) {
         headers.insert(CLIENT_CERT, value);
     }
 }

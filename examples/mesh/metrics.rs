@@ -25,9 +25,9 @@ pub struct Labels {
     /// Whose proxy reports: the caller's (`source`), or that of who is asked (`destination`).
     pub reporter: Word,
     /// Who the caller has proved to be.
-    pub source_principal: Word,
+    pub source_principal: Arc<str>,
     /// Who answered has proved to be.
-    pub destination_principal: Word,
+    pub destination_principal: Arc<str>,
     /// Who asks.
     pub source: Arc<Workload>,
     /// Who answered.

@@ -180,7 +180,7 @@ impl Running {
         let gateway = gateway.into_iter().chain(settings.of_proxies()).chain(outside.clone()).collect();
         let kubeproxy = [vec!["kubeproxy".to_string()], outside].concat();
         let discovery = discovery.into_iter().chain(settings.of_discovery()).collect();
-        let doorman = Name { namespace: "istio-system".into(), account: "istio-ingressgateway-service-account".into() };
+        let doorman = Name::new("istio-system", "istio-ingressgateway-service-account");
         let doorman = Claim { part: "gateway istio-system".into(), name: Some(doorman) };
         let (nobody, balancer) = (nameless("discovery".into()), nameless("kube-proxy".into()));
         tasks.spawn(keep(Arc::clone(&node), "discovery".into(), discovery, nobody));
@@ -299,7 +299,7 @@ async fn tend(node: Arc<Node>, settings: Settings, mut list: watch::Receiver<Vec
                 tokio::spawn(keep(Arc::clone(&node), format!("{kind} {name}"), args, claim))
             };
             let named = |part: &str| {
-                let own = Name { namespace: pod.namespace.clone(), account: pod.account.clone() };
+                let own = Name::new(&pod.namespace, &pod.account);
                 Claim { part: format!("{part} {name}"), name: Some(own) }
             };
             let mut watchers = Vec::new();

@@ -4,8 +4,8 @@
 //! client has left: either way its record is dropped, and dropping it tells it.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,6 +24,7 @@ use crate::message::{Ends, Late};
 use crate::metrics::{Labels, Metrics, Observation, Via, Word};
 use crate::pool::Body;
 use crate::spans;
+use crate::spiffe::Name;
 use crate::workload::{Service, UNKNOWN, Workload};
 
 /// Names a request across all that handle it.
@@ -94,10 +95,10 @@ pub struct Record {
     pub reporter: &'static str,
     /// How the request came: `mutual_tls`, `none`, or `unknown` to a caller's proxy, as Istio has it.
     pub security: &'static str,
-    /// Who asked has proved to be this; empty: nobody.
-    pub source_principal: String,
-    /// Who answered has proved to be this; empty: nobody.
-    pub destination_principal: String,
+    /// Who asked has proved to be this; `None`: nobody.
+    pub source_principal: Option<Name>,
+    /// Who answered has proved to be this; `None`: nobody.
+    pub destination_principal: Option<Name>,
     /// Who asked.
     pub source: Arc<Workload>,
     /// Whose pod answered.
@@ -143,8 +144,8 @@ impl Record {
             reason: Arc::default(),
             reporter: "source",
             security: UNKNOWN,
-            source_principal: String::new(),
-            destination_principal: String::new(),
+            source_principal: None,
+            destination_principal: None,
             source: Arc::clone(&unknown),
             destination: unknown,
             service: Service::unknown(),
@@ -186,8 +187,8 @@ impl Record {
     fn labels(&self) -> Labels {
         Labels {
             reporter: self.reporter.into(),
-            source_principal: or_unknown(&self.source_principal),
-            destination_principal: or_unknown(&self.destination_principal),
+            source_principal: or_unknown(self.source_principal.as_ref()),
+            destination_principal: or_unknown(self.destination_principal.as_ref()),
             source: Arc::clone(&self.source),
             destination: Arc::clone(&self.destination),
             service: Arc::clone(&self.service),
@@ -307,8 +308,9 @@ pub fn details(flags: &str) -> &'static str {
     }
 }
 
-fn or_unknown(text: &str) -> Word {
-    if text.is_empty() { UNKNOWN.into() } else { text.to_string().into() }
+fn or_unknown(name: Option<&Name>) -> Arc<str> {
+    static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| UNKNOWN.into());
+    name.map_or_else(|| Arc::clone(&NOBODY), Name::uri)
 }
 
 /// A header's value as it came, not copied; empty where it was not sent or is no text.

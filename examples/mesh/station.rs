@@ -74,7 +74,7 @@ impl Station {
     pub fn adopt(&self, mut routes: Routes, into: &watch::Sender<Option<Arc<Config>>>) -> Result<(), String> {
         // A pod that is on its way out is served until it is gone: not everybody has heard of it yet.
         if let (true, Some(before)) = (routes.inbound.is_empty(), &*self.config.borrow()) {
-            routes.inbound.clone_from(&before.inbound);
+            routes.inbound = before.entrances.iter().map(|(port, into)| (*port, into.inbound.clone())).collect();
         }
         self.identity.trust(&routes.roots);
         let (credentials, limits) = (routes.credentials.clone(), routes.limits.clone());
@@ -82,7 +82,8 @@ impl Station {
         let config = Config::check(routes, before.as_deref())?;
         self.credentials.adopt(credentials);
         self.admission.adopt(limits);
-        self.upstreams.adopt(&config.router.plan().clusters);
+        let own = config.entrances.values().map(|entrance| &entrance.cluster);
+        self.upstreams.adopt(config.router.plan().clusters.iter().chain(own));
         into.send_replace(Some(Arc::new(config)));
         Ok(())
     }
@@ -177,7 +178,7 @@ impl Station {
         };
         if !tunnel::is_http(config, &connection) {
             let principal = caller.name.as_ref().map(Name::principal);
-            let mut call = Call::new(port).principal(principal.as_deref()).source(caller.peer.ip());
+            let mut call = Call::new(port).principal(principal).source(caller.peer.ip());
             call.sni = connection.tls.and_then(|hello| hello.sni);
             let ruling = config.guard.judge(&call);
             if !ruling.is_allowed() {
@@ -292,10 +293,10 @@ impl Station {
                 if let Some(endpoint) = &answer.upstream {
                     record.upstream_time = Some(set_out.elapsed());
                     record.destination = config.workload(endpoint);
-                    let way = decision.cluster().and_then(|cluster| config.way(cluster, endpoint));
-                    if let (Some(peer), Some(own)) = (way.and_then(|way| way.peer), self.identity.name()) {
-                        record.source_principal = own.to_string();
-                        record.destination_principal = peer.to_string();
+                    let peer = decision.cluster().and_then(|cluster| config.peer(cluster, endpoint.socket()?));
+                    if let (Some(peer), Some(own)) = (peer, self.identity.name()) {
+                        record.source_principal = Some(own);
+                        record.destination_principal = Some(peer.clone());
                     }
                 }
                 decision.edit_response(answer.response.headers_mut());
@@ -326,7 +327,7 @@ impl Station {
             return Some(answer);
         }
         let principal = parts.extensions.get::<Name>().map(Name::principal);
-        let mut call = Call::new(port).principal(principal.as_deref()).source(peer.ip()).request(asked);
+        let mut call = Call::new(port).principal(principal).source(peer.ip()).request(asked);
         call.sni = asked.tls.and_then(|hello| hello.sni);
         admission::refused(&config.guard, &call, &parts.headers, record)
     }

@@ -682,7 +682,7 @@ fn sidecar_of(part: &Part) -> Option<(String, String)> {
 
 /// Who a pod is.
 fn name_of(pod: &Pod) -> Name {
-    Name { namespace: pod.metadata.namespace.clone(), account: account_of(pod).to_string() }
+    Name::new(&pod.metadata.namespace, account_of(pod))
 }
 
 /// Whether a pod is a gateway, as Istio's own are labelled: `istio: egressgateway`.
