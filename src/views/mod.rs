@@ -4,22 +4,24 @@
 //! is shared with the router before. A Sidecar or Gateway touches the views that it governs. What cannot be told apart so
 //! finely is resolved from nothing, so that the result is always that of [`Plan::resolve`] and [`Router::compile`].
 
+mod ground;
+mod group;
+mod labels;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
 use crate::compile::{Made, PlanError};
 use crate::diagnostic::{Diagnostic, ResourceRef};
-use crate::kubernetes::has_labels;
 use crate::live::Live;
 use crate::model::{DestinationRule, Object, VirtualService};
 use crate::plan::Plan;
-use crate::resolve::{
-    Concerned, Findings, FromNothing, Keys, Mesh, Replaced, Roots, Rules, Shared, Speaking, Touched, View, Viewpoint,
-    ViewpointKind, World, whose,
-};
+use crate::resolve::{Keys, Mesh, Touched, Viewpoint, whose};
 use crate::resources::{Applied, Reader, Resources};
-use crate::router::Router;
 use crate::yaml::Reading;
+use ground::Ground;
+use group::{Class, Group};
+use labels::Labels;
 
 /// Resources, and what they mean to each of many clients: kept up to date change by change.
 ///
@@ -46,62 +48,6 @@ pub struct Views {
     labels: Labels,
     groups: Vec<Group>,
     cells: Vec<(Viewpoint, Weak<Live>)>,
-}
-
-/// What all clients share.
-#[derive(Debug)]
-struct Ground {
-    resources: Resources,
-    mesh: Mesh,
-    world: World,
-    rules: Rules,
-    roots: Roots,
-}
-
-impl Ground {
-    fn new(resources: Resources, mesh: Mesh) -> Self {
-        let (world, rules) = (World::new(&resources, &mesh), Rules::new(&resources, &mesh));
-        let roots = Roots::new(&resources, &mesh);
-        Ground { resources, mesh, world, rules, roots }
-    }
-
-    fn read_again(&mut self) {
-        self.world = World::new(&self.resources, &self.mesh);
-        self.rules = Rules::new(&self.resources, &self.mesh);
-        self.roots = Roots::new(&self.resources, &self.mesh);
-    }
-
-    fn shared(&self) -> Shared<'_> {
-        let Ground { resources, mesh, world, rules, roots } = self;
-        Shared { resources, world, rules, roots, mesh }
-    }
-}
-
-/// Clients that see the same, but for what http rules make of their labels.
-#[derive(Debug)]
-struct Group {
-    /// With the labels that are not for http rules alone.
-    viewpoint: Viewpoint,
-    view: View,
-    classes: Vec<Class>,
-}
-
-/// Clients that get the same answers.
-#[derive(Debug)]
-struct Class {
-    /// With all labels that somebody asks for.
-    viewpoint: Viewpoint,
-    router: Arc<Router>,
-    cells: Vec<Weak<Live>>,
-}
-
-/// The label pairs that some resource asks a client for.
-#[derive(Debug, Default, PartialEq)]
-struct Labels {
-    /// Those that only http rules for exact hosts ask for.
-    fine: BTreeSet<(String, String)>,
-    /// All others: those of Sidecars, DestinationRules, tcp and tls rules.
-    coarse: BTreeSet<(String, String)>,
 }
 
 impl Views {
@@ -337,266 +283,6 @@ impl Views {
         group.classes.push(Class { viewpoint: fine, router, cells: Vec::new() });
         Ok((at, group.classes.len() - 1))
     }
-}
-
-impl Group {
-    /// A group with its first class, from another group if there is one that has enough in common, else from nothing.
-    fn new(
-        kin: Option<&Group>,
-        shared: Shared<'_>,
-        keys: &mut Keys,
-        coarse: Viewpoint,
-        fine: Viewpoint,
-    ) -> Result<Group, PlanError> {
-        let forked = kin.map(|kin| kin.fork(shared, keys, &coarse, &fine));
-        match forked {
-            Some(Ok(group)) => Ok(group),
-            Some(Err(FromNothing)) | None => Group::from_nothing(shared, keys, coarse, fine),
-        }
-    }
-
-    fn from_nothing(
-        shared: Shared<'_>,
-        keys: &mut Keys,
-        coarse: Viewpoint,
-        fine: Viewpoint,
-    ) -> Result<Group, PlanError> {
-        let (mut view, mut plan) = View::new(shared, keys, &coarse, &mut Findings::new());
-        if fine != coarse {
-            plan = view.plan(shared, keys, &fine, &mut Findings::new());
-        }
-        let router = Arc::new(Router::compile(plan)?);
-        let first = Class { viewpoint: fine, router, cells: Vec::new() };
-        Ok(Group { viewpoint: coarse, view, classes: vec![first] })
-    }
-
-    /// A group with its first class, made from another group; fails where the two have too little in common.
-    fn fork(
-        &self,
-        shared: Shared<'_>,
-        keys: &mut Keys,
-        coarse: &Viewpoint,
-        fine: &Viewpoint,
-    ) -> Result<Group, FromNothing> {
-        let first = self.classes.first().ok_or(FromNothing)?;
-        let names = &first.router.plan().names;
-        let (mut view, concerned, names) = self.view.fork(shared, keys, (&first.viewpoint, names), (coarse, fine))?;
-        let changes = view.hosts(shared, keys, &concerned, fine)?;
-        let router = first.router.with_hosts(changes, view.contested(), view.clusters(), &mut Made::default())?;
-        let router = router.with_names(names);
-        let class = Class { viewpoint: fine.clone(), router: Arc::new(router), cells: Vec::new() };
-        Ok(Group { viewpoint: coarse.clone(), view, classes: vec![class] })
-    }
-
-    /// Whether a group for this client could be made from this one.
-    fn is_kin(&self, viewpoint: &Viewpoint) -> bool {
-        self.view.is_open() && viewpoint.kind == ViewpointKind::Sidecar && self.viewpoint.labels == viewpoint.labels
-    }
-
-    /// The router of a further class: the first one's, but for the hosts that tell the two apart.
-    fn sibling(
-        &mut self,
-        shared: Shared<'_>,
-        keys: &mut Keys,
-        viewpoint: &Viewpoint,
-    ) -> Result<Arc<Router>, PlanError> {
-        if let Some(first) = self.classes.first()
-            && let Ok(concerned) = self.view.told_apart(shared, &first.viewpoint, viewpoint)
-            && let Ok(changes) = self.view.hosts(shared, keys, &concerned, viewpoint)
-            && let Ok(router) =
-                first.router.with_hosts(changes, self.view.contested(), self.view.clusters(), &mut Made::default())
-        {
-            return Ok(Arc::new(router));
-        }
-        let plan = self.view.plan(shared, keys, viewpoint, &mut Findings::new());
-        Ok(Arc::new(Router::compile(plan)?))
-    }
-
-    /// Whether a pod may be a gateway's own, or a Service lead to it: both say where the gateway listens.
-    fn runs_on(&self, object: &Object) -> bool {
-        let own = &self.viewpoint;
-        let is_own = match object {
-            Object::Pod(pod) => {
-                pod.metadata.namespace == own.namespace && has_labels(&pod.metadata.labels, &own.labels)
-            }
-            Object::Service(service) => {
-                service.metadata.namespace == own.namespace && has_labels(&own.labels, &service.spec.selector)
-            }
-            _ => false,
-        };
-        own.kind == ViewpointKind::Gateway && is_own
-    }
-
-    /// Whether a Sidecar may say what these clients see, or a Gateway where they listen.
-    fn is_governed_by(&self, object: &Object, root_namespace: &str) -> bool {
-        let own = &self.viewpoint;
-        match (object, own.kind) {
-            (Object::Sidecar(sidecar), ViewpointKind::Sidecar) => {
-                [own.namespace.as_str(), root_namespace].contains(&sidecar.metadata.namespace.as_str())
-            }
-            (Object::Gateway(gateway), ViewpointKind::Gateway) => has_labels(&own.labels, &gateway.spec.selector),
-            _ => false,
-        }
-    }
-
-    /// Takes services with other endpoints; `None` where no cluster is another now.
-    fn renew(
-        &mut self,
-        shared: Shared<'_>,
-        keys: &mut Keys,
-        services: &[Arc<crate::resolve::Service>],
-    ) -> Option<&mut Self> {
-        if !self.view.renew(shared, keys, services) {
-            return None;
-        }
-        for class in &mut self.classes {
-            class.router = Arc::new(class.router.with_clusters(self.view.clusters()));
-        }
-        Some(self)
-    }
-
-    /// Takes note that a VirtualService was replaced, and publishes what follows; fails where the group is to be made again.
-    fn replace(
-        &mut self,
-        shared: Shared<'_>,
-        keys: &mut Keys,
-        replaced: &Replaced,
-        made: &mut Made,
-    ) -> Result<(), FromNothing> {
-        let concerned = self.view.replaced(shared, replaced)?;
-        if !concerned.is_empty() {
-            self.patch(shared, keys, &concerned, made)?;
-            self.publish();
-        }
-        Ok(())
-    }
-
-    /// Takes note that other DestinationRules may speak than before, and publishes what follows; fails where the group is to
-    /// be made again.
-    fn take_rules(
-        &mut self,
-        shared: Shared<'_>,
-        keys: &mut Keys,
-        before: Speaking,
-        made: &mut Made,
-    ) -> Result<(), FromNothing> {
-        let Some(concerned) = self.view.rules_replaced(shared, keys, before)? else { return Ok(()) };
-        if concerned.is_empty() {
-            for class in &mut self.classes {
-                class.router = Arc::new(class.router.with_clusters(self.view.clusters()));
-            }
-        } else {
-            self.patch(shared, keys, &concerned, made)?;
-        }
-        self.publish();
-        Ok(())
-    }
-
-    fn patch(
-        &mut self,
-        shared: Shared<'_>,
-        keys: &mut Keys,
-        concerned: &Concerned,
-        made: &mut Made,
-    ) -> Result<(), FromNothing> {
-        for class in &mut self.classes {
-            let changes = self.view.hosts(shared, keys, concerned, &class.viewpoint)?;
-            let router = class.router.with_hosts(changes, self.view.contested(), self.view.clusters(), made)?;
-            class.router = Arc::new(router);
-        }
-        Ok(())
-    }
-
-    /// The group with all its classes, of which nobody has a cell, as they are now.
-    fn made_again(&self, kin: Option<&Group>, shared: Shared<'_>, keys: &mut Keys) -> Result<Group, PlanError> {
-        let mut classes = self.classes.iter().map(|class| class.viewpoint.clone());
-        let first = classes.next().unwrap_or_else(|| self.viewpoint.clone());
-        let mut made = Group::new(kin, shared, keys, self.viewpoint.clone(), first)?;
-        for viewpoint in classes {
-            let router = made.sibling(shared, keys, &viewpoint)?;
-            made.classes.push(Class { viewpoint, router, cells: Vec::new() });
-        }
-        Ok(made)
-    }
-
-    /// Takes the place of the group that it was made again from, and publishes what follows.
-    fn supersede(mut self, before: &mut Group) {
-        for (class, before) in self.classes.iter_mut().zip(&mut before.classes) {
-            class.cells = std::mem::take(&mut before.cells);
-        }
-        *before = self;
-        before.publish();
-    }
-
-    fn publish(&mut self) {
-        for class in &mut self.classes {
-            class.cells.retain(|cell| cell.strong_count() > 0);
-            for cell in class.cells.iter().filter_map(Weak::upgrade) {
-                cell.publish(class.router.clone());
-            }
-        }
-    }
-}
-
-impl Labels {
-    fn of(resources: &Resources) -> Self {
-        let mut labels = Labels::default();
-        resources.iter().for_each(|resource| labels.add(resource.object));
-        labels
-    }
-
-    fn add(&mut self, object: &Object) {
-        match object {
-            Object::VirtualService(rules) => self.add_rules(rules),
-            Object::DestinationRule(rule) => {
-                self.coarse.extend(pairs(rule.spec.workload_selector.iter().map(|selector| &selector.match_labels)));
-            }
-            Object::Sidecar(sidecar) => {
-                self.coarse.extend(pairs(sidecar.spec.workload_selector.iter().map(|selector| &selector.labels)));
-            }
-            _ => {} // A Gateway asks gateways, which keep all their labels.
-        }
-    }
-
-    /// Whether clients are told apart by all that a resource asks them for.
-    fn know(&self, object: &Object) -> bool {
-        let mut asked = Labels::default();
-        asked.add(object);
-        asked.coarse.is_subset(&self.coarse) && asked.fine.is_subset(&self.fine)
-    }
-
-    fn add_rules(&mut self, rules: &VirtualService) {
-        let spec = &rules.spec;
-        let http = spec.http.iter().flatten().flat_map(|rule| rule.r#match.iter().flatten());
-        let exact = !spec.hosts.is_empty() && spec.hosts.iter().all(|host| !host.starts_with('*'));
-        let is_fine = exact && spec.tcp.is_empty() && spec.tls.is_empty();
-        let place = if is_fine { &mut self.fine } else { &mut self.coarse };
-        place.extend(pairs(http.map(|block| &block.source_labels)));
-        let tcp = spec.tcp.iter().flatten().flat_map(|rule| rule.r#match.iter().flatten());
-        self.coarse.extend(pairs(tcp.map(|block| &block.source_labels)));
-        let tls = spec.tls.iter().flatten().flat_map(|rule| rule.r#match.iter().flatten());
-        self.coarse.extend(pairs(tls.map(|block| &block.source_labels)));
-    }
-
-    /// A viewpoint with no other labels than those that somebody asks for. A gateway keeps all: Services ask for them, and it
-    /// asks its own pods.
-    fn cut(&self, viewpoint: &Viewpoint, fine: bool) -> Viewpoint {
-        let mut cut = viewpoint.clone();
-        if viewpoint.kind == ViewpointKind::Gateway {
-            return cut;
-        }
-        cut.labels.retain(|key, value| {
-            let pair = (key.clone(), value.clone());
-            self.coarse.contains(&pair) || (fine && self.fine.contains(&pair))
-        });
-        cut
-    }
-}
-
-fn pairs<'l>(
-    labels: impl IntoIterator<Item = &'l std::collections::BTreeMap<String, String>>,
-) -> impl Iterator<Item = (String, String)> {
-    labels.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone()))
 }
 
 fn as_policy(object: &Object) -> Option<&DestinationRule> {
