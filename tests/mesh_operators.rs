@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use served::{Folder, PATIENCE, Served, exchange, get};
+use served::{Folder, PATIENCE, Served, all_gone, exchange, get, signal};
 
 /// On loopback with the example's own pods, and with real nginx in networks of their own.
 const WORLDS: [&[&str]; 2] = [&[], &["--intercept", "--pods", "nginx"]];
@@ -142,7 +142,11 @@ fn every_request_is_counted_and_written_down_as_istio_does_it() {
         assert_eq!((sum("_count"), sum("_bucket")), (48.0, 48.0), "{name}");
     }
 
-    let log = std::fs::read_to_string(&served.log).unwrap();
+    // Lines are gathered for a moment before they are written.
+    let log = until("all are written down", || {
+        let log = std::fs::read_to_string(&served.log).unwrap();
+        (log.lines().filter(|line| line.starts_with('[')).count() as f64 >= 95.0 - unhealthy).then_some(log)
+    });
     // The sidecars of those who are asked write down what comes in.
     let (came, lines): (Vec<&str>, Vec<&str>) =
         log.lines().filter(|line| line.starts_with('[')).partition(|line| line.contains(" inbound|80|| "));
@@ -159,6 +163,37 @@ fn every_request_is_counted_and_written_down_as_istio_does_it() {
         "{}",
         lines[47]
     );
+}
+
+#[test]
+fn lines_are_whole_and_none_is_lost_when_a_part_ends() {
+    let folder = Folder::new("lines");
+    let mut served = Served::start(&folder);
+    let pages = ["nginx-deployment-master", "nginx-deployment-canary-2"].map(|pod| page_of(&served, pod));
+    let ask =
+        |closing: &str| format!("GET http://nginx:5000/n HTTP/1.1\r\nHost: nginx\r\ncanary_id: 2\r\n{closing}\r\n");
+    let many = ask("").repeat(299) + &ask("Connection: close\r\n");
+    exchange(&served.proxy, many, Vec::new()).expect("it answers");
+    let by = |reporter| [("destination_workload", "nginx-deployment-canary-2"), ("reporter", reporter)];
+    until("both sides are done", || {
+        let done = count(&pages[0], &by("source")) == 300.0 && count(&pages[1], &by("destination")) == 300.0;
+        done.then_some(())
+    });
+    let children = served.children();
+    let status = served.status();
+    let asked = status["subscribers"].as_array().unwrap().iter();
+    let asked =
+        asked.filter(|one| one["part"].as_str().unwrap().starts_with("sidecar default/nginx-deployment-canary-2"));
+    // One is asked to end, the others are left behind.
+    asked.for_each(|one| assert!(signal("-TERM", one["pid"].as_u64().unwrap())));
+    served.parent.kill().unwrap();
+    all_gone(&children);
+    let log = std::fs::read_to_string(&served.log).unwrap();
+    let (came, went): (Vec<&str>, Vec<&str>) = log.lines().partition(|line| line.contains(" inbound|80|| "));
+    assert_eq!((came.len(), went.len()), (300, 300), "{log}");
+    for line in came.iter().chain(&went) {
+        assert!(line.starts_with('[') && line.matches("] \"GET /n HTTP/1.1\" 404 ").count() == 1, "{line}");
+    }
 }
 
 #[test]

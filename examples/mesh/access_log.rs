@@ -4,11 +4,11 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::lines;
 use crate::record::Record;
 use crate::spiffe::Name;
 
@@ -56,12 +56,9 @@ impl std::fmt::Display for Encoding {
     }
 }
 
-/// Writes a line where this process's log goes. A log that cannot be written is no reason to fail.
-pub fn write(line: impl Into<String>) {
-    let mut line = line.into();
-    line.push('\n');
-    // In one piece: the parts of a mesh share a file.
-    let _ = std::io::stderr().write_all(line.as_bytes());
+/// Writes a line where this process's log goes.
+pub fn write(line: impl AsRef<str>) {
+    lines::write(line.as_ref());
 }
 
 fn text(record: &Record) -> String {

@@ -39,6 +39,7 @@ mod identity;
 mod inbound;
 mod intercept;
 mod kubeproxy;
+mod lines;
 mod message;
 mod metrics;
 mod netns;
@@ -129,6 +130,7 @@ async fn main() -> ExitCode {
             Err(error) => Err(error.into()),
         },
     };
+    lines::end();
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     let _ = writeln!(std::io::stderr(), "mesh: {error}");
     ExitCode::FAILURE

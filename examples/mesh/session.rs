@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::ads::{Holding, Push, Sets};
+use crate::lines;
+use crate::serve::stop_asked;
 use crate::wire::{self, Hello, MAX_LINE, Opened, Part, Report, Roster, Whereabouts};
 
 /// The pause before discovery is looked for again, at first and at most.
@@ -42,10 +44,16 @@ impl From<watch::Receiver<Option<Whereabouts>>> for Bond {
     }
 }
 
-/// Listens to the parent. The process ends when the parent does, however that came about: its end closes the pipe.
+/// Listens to the parent. The process ends when the parent does, however that came about: its end closes the pipe. So it
+/// does when it is asked to.
 pub fn parent() -> Bond {
     let (sender, receiver) = watch::channel(None);
     listen(move |said| drop(sender.send_replace(Some(said))));
+    tokio::spawn(async {
+        if stop_asked().await.is_ok() {
+            leave();
+        }
+    });
     Bond(receiver)
 }
 
@@ -62,8 +70,14 @@ fn listen<T: DeserializeOwned>(mut take: impl FnMut(T) + Send + 'static) {
         while let Some(Ok(said)) = lines.next().map(|line| serde_json::from_str::<T>(&line)) {
             take(said);
         }
-        std::process::exit(0);
+        leave();
     });
+}
+
+/// Ends this process, once what it had to say is written.
+fn leave() -> ! {
+    lines::end();
+    std::process::exit(0)
 }
 
 /// Tells the parent what is listened on.
