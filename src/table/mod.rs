@@ -69,8 +69,9 @@ enum Target {
     Parts(u32, u32),
 }
 
-/// All routes that are filed under values of the same thing.
+/// All routes that are filed under values of the same thing. A line of the cache holds one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[repr(align(64))]
 struct Part {
     /// The smallest id in it.
     first: u32,
@@ -121,8 +122,10 @@ struct Values {
     len: u32,
 }
 
-/// A key, or a free place of a hash table. What is compared and what is found stand together, mostly.
+/// A key, or a free place of a hash table. What is compared and what is found stand together, mostly. None lies across two
+/// lines of the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(align(32))]
 struct Key {
     text: Packed,
     /// `Nothing` for a free place.
