@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::registry::{Kind, Protocol, Registry, Service, Sight};
+use super::ports::Ports;
+use super::registry::{Kind, Port, Protocol, Registry, Service, Sight};
 use super::scope::{self, Scope};
 use super::view::{Concerned, FromNothing, Shared, View};
 use super::virtual_service::Root;
@@ -17,14 +18,14 @@ use super::{Keys, Viewpoint, ViewpointKind, sidecar};
 use crate::name::HostPattern;
 use crate::plan::Names;
 
-/// Two sidecars that look at the same mesh.
-struct Pair<'a> {
+/// Two sidecars that look at the same mesh, or one before and after a change.
+pub(super) struct Pair<'a> {
     shared: Shared<'a>,
     one: (&'a Viewpoint, Registry<'a>),
     other: (&'a Viewpoint, Registry<'a>),
-    concerned: Concerned,
+    pub(super) concerned: Concerned,
     /// The hosts that may be of other services, or have other DestinationRules.
-    clusters: BTreeSet<HostPattern>,
+    pub(super) clusters: BTreeSet<HostPattern>,
     /// The hosts that may have other names.
     names: BTreeSet<HostPattern>,
 }
@@ -53,16 +54,11 @@ impl View {
         if !self.is_open() || !other.is_open() || !alike {
             return Err(FromNothing);
         }
-        let mut pair = Pair {
-            shared,
-            one: (&self.viewpoint, Registry::new(shared.world, &self.sight)),
-            other: (&other.viewpoint, Registry::new(shared.world, &other.sight)),
-            concerned: self.told_apart(shared, from, to)?,
-            clusters: BTreeSet::new(),
-            names: BTreeSet::new(),
-        };
-        pair.services(&self.ports)?;
-        pair.rules()?;
+        let one = (&self.viewpoint, Registry::new(shared.world, &self.sight));
+        let mut pair = Pair::new(shared, one, (&other.viewpoint, Registry::new(shared.world, &other.sight)));
+        pair.concerned = self.told_apart(shared, from, to)?;
+        let ports = pair.services(&self.ports)?;
+        pair.rules(&self.ports)?;
         pair.virtual_services(&self.ports)?;
         pair.short_names()?;
         if cfg!(meshroute_fault = "apart") {
@@ -70,12 +66,22 @@ impl View {
         }
         let names = pair.names(names);
         let Pair { concerned, clusters, .. } = pair;
+        other.ports = ports;
         other.remake(shared, keys, clusters.iter().map(HostPattern::as_str));
         Ok((other, concerned, names))
     }
 }
 
 impl<'a> Pair<'a> {
+    pub(super) fn new(
+        shared: Shared<'a>,
+        one: (&'a Viewpoint, Registry<'a>),
+        other: (&'a Viewpoint, Registry<'a>),
+    ) -> Self {
+        let concerned = Concerned::default();
+        Pair { shared, one, other, concerned, clusters: BTreeSet::new(), names: BTreeSet::new() }
+    }
+
     fn namespaces(&self) -> [&'a str; 2] {
         [self.one.0, self.other.0].map(|viewpoint| viewpoint.namespace.as_str())
     }
@@ -99,15 +105,15 @@ impl<'a> Pair<'a> {
     }
 
     /// Notes all hosts of a VirtualService on the ports where it has a say for one of the two.
-    fn concern_root(&mut self, root: &Root, ports: &BTreeSet<u16>) -> Result<(), FromNothing> {
+    fn concern_root(&mut self, root: &Root, ports: &Ports) -> Result<(), FromNothing> {
         if root.hosts.iter().any(HostPattern::is_wildcard) {
             return Err(FromNothing);
         }
         let served = |host: &HostPattern, port| {
             [self.one.1, self.other.1].iter().any(|registry| registry.serving(host.as_str(), port).is_some())
         };
-        let says = |port: &&u16| **port == 80 || root.hosts.iter().any(|host| served(host, **port));
-        let ports: Vec<u16> = ports.iter().filter(says).copied().collect();
+        let says = |port: &u16| *port == 80 || root.hosts.iter().any(|host| served(host, *port));
+        let ports: Vec<u16> = ports.iter().filter(says).collect();
         for port in ports {
             root.hosts.iter().for_each(|host| self.concern(host, port));
         }
@@ -116,32 +122,51 @@ impl<'a> Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// Services that only one of the two sees, or in the place of which they see different ones.
-    fn services(&mut self, ports: &BTreeSet<u16>) -> Result<(), FromNothing> {
+    /// Services that only one of the two sees, or in the place of which they see different ones. Hands back on which ports
+    /// the other looks at requests.
+    fn services(&mut self, ports: &Ports) -> Result<Ports, FromNothing> {
         let mut common: Option<BTreeSet<u16>> = None;
+        let mut others = ports.clone();
         for host in self.shared.world.particular() {
             let [one, other] = self.both(host.as_str());
             if one.map(Arc::as_ptr) == other.map(Arc::as_ptr) {
                 continue;
             }
-            // Where a listener is there for both, whatever these services are, they change nothing but virtual hosts.
             let common = common.get_or_insert_with(|| self.common_ports());
-            let is_plain = |service: &Arc<Service>| {
-                let http =
-                    |port: &super::registry::Port| port.protocol == Protocol::Http && common.contains(&port.number);
-                service.alias_of.is_none() && service.kind != Kind::Headless && service.ports.iter().all(http)
-            };
-            let covered = self.shared.roots.wildcards().any(|wildcard| host.is_within(wildcard));
-            if covered || !self.is_nobodys_short_form(host) || ![one, other].into_iter().flatten().all(is_plain) {
-                return Err(FromNothing);
-            }
-            self.concern_service(host);
-            for root in self.shared.roots.naming(host) {
-                self.concern_root(root, ports)?;
-            }
-            self.clusters.insert(host.clone());
-            self.names.insert(host.clone());
+            self.service(host, common, ports)?;
+            one.into_iter().for_each(|service| others.remove(service));
+            other.into_iter().for_each(|service| others.add(service));
         }
+        Ok(others)
+    }
+
+    /// A host of which the two see different services, or only one of them one. `common` are the ports on which both listen,
+    /// whatever these services are: there, they change nothing but virtual hosts.
+    pub(super) fn service(
+        &mut self,
+        host: &HostPattern,
+        common: &BTreeSet<u16>,
+        ports: &Ports,
+    ) -> Result<(), FromNothing> {
+        let is_harmless = |port: &Port| match port.protocol {
+            Protocol::Http => common.contains(&port.number),
+            Protocol::Udp => true,
+            _ => false,
+        };
+        let is_plain = |service: &Arc<Service>| {
+            service.alias_of.is_none() && service.kind != Kind::Headless && service.ports.iter().all(is_harmless)
+        };
+        let covered = self.shared.roots.wildcards().any(|wildcard| host.is_within(wildcard));
+        let both = self.both(host.as_str());
+        if covered || !self.is_nobodys_short_form(host) || !both.into_iter().flatten().all(is_plain) {
+            return Err(FromNothing);
+        }
+        self.concern_service(host);
+        for root in self.shared.roots.naming(host) {
+            self.concern_root(root, ports)?;
+        }
+        self.clusters.insert(host.clone());
+        self.names.insert(host.clone());
         Ok(())
     }
 
@@ -169,16 +194,24 @@ impl Pair<'_> {
         lower && is_name && nobodys && !host.is_wildcard() && world.aliases(text).next().is_none()
     }
 
-    /// DestinationRules that speak to one of the two only: for the clusters of their hosts, and for routes that stick.
-    fn rules(&mut self) -> Result<(), FromNothing> {
+    /// DestinationRules that speak to one of the two only.
+    fn rules(&mut self, ports: &Ports) -> Result<(), FromNothing> {
         let (rules, mesh, world) = (self.shared.rules, self.shared.mesh, self.shared.world);
-        let mut hosts: BTreeSet<HostPattern> = self.clusters.clone();
+        let mut hosts = BTreeSet::new();
         for pattern in rules.particular(self.namespaces(), mesh) {
             match pattern.is_wildcard() {
                 true => hosts.extend(world.hosts().filter(|host| host.is_within(pattern)).cloned()),
                 false => hosts.extend([pattern.clone()]),
             }
         }
+        self.speakers(hosts, ports)
+    }
+
+    /// The DestinationRules that speak for some hosts, and for those with other services: for the clusters of these, and for
+    /// routes that stick.
+    pub(super) fn speakers(&mut self, mut hosts: BTreeSet<HostPattern>, ports: &Ports) -> Result<(), FromNothing> {
+        let (rules, mesh) = (self.shared.rules, self.shared.mesh);
+        hosts.extend(self.clusters.iter().cloned());
         let mut sticky: BTreeSet<String> = BTreeSet::new();
         for host in hosts {
             let rule = |(viewpoint, registry): (&Viewpoint, Registry<'_>)| {
@@ -195,24 +228,23 @@ impl Pair<'_> {
             }
             self.clusters.insert(host);
         }
-        if sticky.is_empty() { Ok(()) } else { self.stick(&sticky) }
+        if sticky.is_empty() { Ok(()) } else { self.stick(&sticky, ports) }
     }
 
     /// Notes the VirtualServices that send traffic to one of these hosts.
-    fn stick(&mut self, sticky: &BTreeSet<String>) -> Result<(), FromNothing> {
-        let ports: BTreeSet<u16> = self.one.1.http_ports();
+    fn stick(&mut self, sticky: &BTreeSet<String>, ports: &Ports) -> Result<(), FromNothing> {
         let reaches = |root: &&Root| self.namespaces().iter().any(|namespace| root.export.reaches(namespace));
         let roots: Vec<&Root> = self.shared.roots.iter().filter(|root| root.binds("mesh")).filter(reaches).collect();
         for root in roots {
             if scope::destinations(root).any(|destination| sticky.contains(&destination.host)) {
-                self.concern_root(root, &ports)?;
+                self.concern_root(root, ports)?;
             }
         }
         Ok(())
     }
 
     /// VirtualServices that only one of the two sees, or that ask who is asking.
-    fn virtual_services(&mut self, ports: &BTreeSet<u16>) -> Result<(), FromNothing> {
+    fn virtual_services(&mut self, ports: &Ports) -> Result<(), FromNothing> {
         let namespaces = self.namespaces();
         for root in self.shared.roots.particular().filter(|root| root.binds("mesh")) {
             let reached = namespaces.iter().any(|namespace| root.export.reaches(namespace));
@@ -261,7 +293,7 @@ impl Pair<'_> {
     }
 
     /// What DNS answers to the other, made from what it answers to the one.
-    fn names(&self, names: &Names) -> Names {
+    pub(super) fn names(&self, names: &Names) -> Names {
         let domains = [self.one.0, self.other.0].map(|viewpoint| sidecar::dns_domain(viewpoint, self.shared.mesh));
         let forms =
             |host: &HostPattern| domains.each_ref().map(|domain| sidecar::host_domains(host.as_str(), domain)).concat();

@@ -153,6 +153,20 @@ impl Sight {
         Sight { namespace: namespace.to_string(), narrow }
     }
 
+    /// What it was of some services of a host that is seen.
+    pub(super) fn among(&self, host: &str, candidates: &[Arc<Service>]) -> Option<Arc<Service>> {
+        match &self.narrow {
+            Some(narrow) => narrow.get(host).cloned(),
+            None => chosen(reaching(candidates, &self.namespace), &self.namespace).cloned(),
+        }
+    }
+
+    /// What is seen of a host's services as they are.
+    pub(super) fn looked_up(&self, world: &World, host: &str, scope: &Scope) -> Option<Arc<Service>> {
+        let reached = reaching(world.candidates(host), &self.namespace);
+        chosen(reached.filter_map(|service| scope.trim(service)), &self.namespace)
+    }
+
     /// Takes a service with other endpoints; says whether the client sees it.
     pub(super) fn renew(&mut self, world: &World, service: &Arc<Service>, scope: &Scope) -> bool {
         let seen = Registry::new(world, self).find(service.host.as_str());
@@ -185,11 +199,18 @@ fn chosen<S: AsRef<Service>>(seen: impl Iterator<Item = S>, namespace: &str) -> 
 pub(super) struct Registry<'a> {
     world: &'a World,
     sight: &'a Sight,
+    /// Hosts of which something else is seen.
+    but: Option<&'a HashMap<String, Option<Arc<Service>>>>,
 }
 
 impl<'a> Registry<'a> {
     pub(super) fn new(world: &'a World, sight: &'a Sight) -> Self {
-        Registry { world, sight }
+        Registry { world, sight, but: None }
+    }
+
+    /// The same, but for some hosts that are known to the world: as they were.
+    pub(super) fn with(self, but: &'a HashMap<String, Option<Arc<Service>>>) -> Self {
+        Registry { but: Some(but), ..self }
     }
 
     /// All of them, in the order of their hosts.
@@ -199,6 +220,9 @@ impl<'a> Registry<'a> {
 
     /// A visible service by its host.
     pub(super) fn find(self, host: &str) -> Option<&'a Arc<Service>> {
+        if let Some(own) = self.but.and_then(|but| but.get(host)) {
+            return own.as_ref();
+        }
         match &self.sight.narrow {
             Some(narrow) => narrow.get(host),
             None => match self.world.candidates(host) {
@@ -232,12 +256,11 @@ impl<'a> Registry<'a> {
         let mut under = self.visible().filter(|service| host.overlaps(&service.host));
         under.any(|service| service.alias_of.is_none() && service.serves_http(port))
     }
+}
 
-    /// The ports on which some visible service has requests looked at one by one.
-    pub(super) fn http_ports(self) -> std::collections::BTreeSet<u16> {
-        let ports = self.visible().flat_map(|service| &service.ports);
-        ports.filter(|port| port.protocol.speaks_http()).map(|port| port.number).collect()
-    }
+/// The host of a Kubernetes Service.
+pub(super) fn host_of(service: &KubernetesService, mesh: &Mesh) -> String {
+    format!("{}.{}.svc.{}", service.metadata.name, service.metadata.namespace, mesh.domain)
 }
 
 impl Service {
@@ -251,7 +274,7 @@ impl Service {
         mesh: &Mesh,
     ) -> Option<Service> {
         let (metadata, spec) = (&service.metadata, &service.spec);
-        let host = format!("{}.{}.svc.{}", metadata.name, metadata.namespace, mesh.domain);
+        let host = host_of(service, mesh);
         let external = spec.r#type == "ExternalName";
         let headless = spec.cluster_ip == "None";
         let written: Vec<String> = metadata

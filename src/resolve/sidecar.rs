@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::cluster::Clusters;
 use super::lower::{self, LoweredRule, Place};
+use super::ports::Ports;
 use super::precedence::{alone, fold, note_conflict};
 use super::registry::{Kind, Protocol, Registry, Service};
 use super::roots::Seen;
@@ -41,7 +42,7 @@ impl Outbound<'_> {
         self.note_conflicts(findings);
         let services: Vec<Arc<Service>> = clusters.registry.visible().cloned().collect();
         let mut listeners = Vec::new();
-        for port in clusters.registry.http_ports() {
+        for port in Ports::of(clusters.registry).iter() {
             let (table, lost) = self.table(port, clusters, findings);
             let by_name: HashMap<&str, &Arc<VirtualHost>> =
                 table.hosts.iter().map(|host| (&*host.name, host)).collect();
@@ -375,7 +376,7 @@ fn default_route(service: &Service, port: u16, clusters: &mut Clusters<'_>) -> R
 }
 
 /// Whether a sniffed port of this service is listened to at addresses of its own.
-fn has_own_listener(service: &Service) -> bool {
+pub(super) fn has_own_listener(service: &Service) -> bool {
     service.alias_of.is_none() && !l4::bind(service).is_empty()
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::cluster::{Clusters, Keys};
 use super::destination_rule::{Rule, Rules};
 use super::gateway::Inbound;
+use super::ports::Ports;
 use super::registry::{Protocol, Registry, Service, Sight};
 use super::roots::{Replaced, Roots, Seen};
 use super::scope::Scope;
@@ -40,7 +41,7 @@ pub(crate) struct View {
     pub(super) clusters: List<Cluster>,
     pub(super) contested: Arc<Contested>,
     /// The ports on which requests are looked at one by one.
-    pub(super) ports: BTreeSet<u16>,
+    pub(super) ports: Ports,
     /// Whether the name of some service has capitals, which virtual hosts have not.
     pub(super) capitals: bool,
 }
@@ -94,7 +95,7 @@ impl View {
         findings.extend_from_slice(&shared.rules.findings);
         let sight = Sight::new(shared.world, &viewpoint.namespace, &scope);
         let registry = Registry::new(shared.world, &sight);
-        let ports = registry.http_ports();
+        let ports = Ports::of(registry);
         let capitals = registry.visible().any(|service| service.host.as_str().bytes().any(|b| b.is_ascii_uppercase()));
         let mut view = View {
             viewpoint: viewpoint.clone(),
@@ -279,7 +280,7 @@ impl View {
     fn concern(&self, shared: Shared<'_>, root: &Root, concerned: &mut Concerned) {
         let registry = Registry::new(shared.world, &self.sight);
         let says = |port: &u16| *port == 80 || root.hosts.iter().any(|host| registry.serves(host, *port));
-        for &port in self.ports.iter().filter(|port| says(port)) {
+        for port in self.ports.iter().filter(says) {
             concerned.pairs.extend(root.hosts.iter().map(|host| (port, host.clone())));
         }
     }

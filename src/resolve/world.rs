@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Mesh;
-use super::registry::{Kind, Labels, Member, Port, Service};
+use super::registry::{Kind, Labels, Member, Port, Service, host_of};
+use super::turnover::Turnover;
 use crate::diagnostic::ResourceRef;
 use crate::kubernetes::{self, has_labels, is_ready, pod_ip};
 use crate::model::endpoint_slice::Endpoint;
@@ -55,6 +56,8 @@ pub(crate) enum Touched {
     /// Only the endpoints of these services, which are as they stand here now; with the pods that Deployments stand for, or
     /// stood for, and that are not as they were.
     Endpoints(Vec<Arc<Service>>, Vec<Pod>),
+    /// Some hosts have other services.
+    Services(Turnover),
     /// More than that.
     More,
 }
@@ -70,22 +73,72 @@ impl World {
         let declared = resources.iter().flat_map(|resource| {
             world.declared(resource.object, resource.reference, resource.applied, resources, mesh)
         });
-        let (mut services, mut hosts) = (HashMap::<String, Vec<Arc<Service>>>::new(), BTreeSet::new());
-        let mut aliases: HashMap<String, BTreeSet<HostPattern>> = HashMap::new();
+        let mut services: HashMap<HostPattern, Vec<Arc<Service>>> = HashMap::new();
         for service in declared {
-            hosts.insert(service.host.clone());
-            if let Some(of) = &service.alias_of {
-                aliases.entry(of.clone()).or_default().insert(service.host.clone());
+            services.entry(service.host.clone()).or_default().push(Arc::new(service));
+        }
+        for (host, candidates) in services {
+            world.put(host, candidates);
+        }
+        world
+    }
+
+    /// Puts services under a host that has none.
+    fn put(&mut self, host: HostPattern, mut candidates: Vec<Arc<Service>>) {
+        if candidates.is_empty() {
+            return;
+        }
+        candidates.sort_by_key(|service| service.rank());
+        for of in candidates.iter().filter_map(|service| service.alias_of.as_ref()) {
+            self.aliases.entry(of.clone()).or_default().insert(host.clone());
+        }
+        if !matches!(candidates.as_slice(), [only] if only.is_for_everyone()) {
+            self.particular.insert(host.clone());
+        }
+        self.services.insert(host.as_str().to_string(), candidates);
+        self.hosts.insert(host);
+    }
+
+    /// Takes all services of a host away.
+    fn take(&mut self, host: &HostPattern) -> Vec<Arc<Service>> {
+        self.hosts.remove(host);
+        self.particular.remove(host);
+        let candidates = self.services.remove(host.as_str()).unwrap_or_default();
+        for of in candidates.iter().filter_map(|service| service.alias_of.as_ref()) {
+            let Some(aliases) = self.aliases.get_mut(of) else { continue };
+            aliases.remove(host);
+            if aliases.is_empty() {
+                self.aliases.remove(of);
             }
-            services.entry(service.host.as_str().to_string()).or_default().push(Arc::new(service));
         }
-        for candidates in services.values_mut() {
-            candidates.sort_by_key(|service| service.rank());
-        }
-        let alike = |candidates: &[Arc<Service>]| matches!(candidates, [only] if only.is_for_everyone());
-        let particular = services.values().filter(|candidates| !alike(candidates));
-        let particular = particular.filter_map(|candidates| Some(candidates.first()?.host.clone())).collect();
-        World { services, hosts, particular, aliases, ..world }
+        candidates
+    }
+
+    /// Puts what a resource declares in the place of what it declared.
+    fn turn_over(
+        &mut self,
+        before: Option<&Object>,
+        reference: &ResourceRef,
+        resources: &Resources,
+        mesh: &Mesh,
+    ) -> Turnover {
+        let now = resources.get(reference);
+        let declared = now.map(|now| self.declared(now.object, reference, now.applied, resources, mesh));
+        let mut declared: BTreeMap<HostPattern, Vec<Arc<Service>>> =
+            declared.into_iter().flatten().fold(BTreeMap::new(), |mut by_host, service| {
+                by_host.entry(service.host.clone()).or_insert_with(Vec::new).push(Arc::new(service));
+                by_host
+            });
+        before.into_iter().flat_map(|before| hosts_of(before, mesh)).for_each(|host| {
+            declared.entry(host).or_default();
+        });
+        let turned = declared.into_iter().map(|(host, own)| {
+            let before = self.take(&host);
+            let others = before.iter().filter(|service| *service.resource != *reference).cloned();
+            self.put(host.clone(), others.chain(own).collect());
+            (host, before)
+        });
+        Turnover(turned.collect())
     }
 
     /// The hosts of which not everybody sees the same service.
@@ -123,10 +176,13 @@ impl World {
         if let Some(now) = now {
             self.note(now, reference, true);
         }
-        if now.or(before).is_some_and(declares)
-            && !before.zip(now).is_some_and(|(before, now)| same_services(before, now))
-        {
-            return Touched::More;
+        if let Some(one) = now.or(before).filter(|object| declares(object)) {
+            // What was applied again may come later among those that share a host.
+            let alone = |host: &HostPattern| self.candidates(host.as_str()).len() <= 1;
+            let same = before.zip(now).is_some_and(|(before, now)| same_services(before, now));
+            if !same || !hosts_of(one, mesh).iter().all(alone) {
+                return Touched::Services(self.turn_over(before, reference, resources, mesh));
+            }
         }
         let mut owners = BTreeSet::new();
         // Which pods a Deployment stands for, and at which addresses, depends on all pods.
@@ -191,11 +247,6 @@ impl World {
                 let service = Arc::new(service);
                 let candidates = self.services.get_mut(service.host.as_str());
                 let same = |known: &&mut Arc<Service>| *known.resource == *service.resource;
-                // What was applied again may come later among those that share the host.
-                let keeps_place = |all: &&mut Vec<Arc<Service>>| {
-                    all.len() == 1 || all.iter().any(|known| known.rank() == service.rank())
-                };
-                let candidates = candidates.filter(keeps_place);
                 let Some(place) = candidates.and_then(|all| all.iter_mut().find(same)) else { return Touched::More };
                 *place = service.clone();
                 renewed.push(service);
@@ -418,6 +469,17 @@ fn declares(object: &Object) -> bool {
     matches!(object, Object::Service(_) | Object::ServiceEntry(_))
 }
 
+/// The hosts of the services that a resource declares.
+fn hosts_of(object: &Object, mesh: &Mesh) -> Vec<HostPattern> {
+    match object {
+        Object::Service(service) => HostPattern::parse(&host_of(service, mesh)).into_iter().collect(),
+        Object::ServiceEntry(entry) => {
+            entry.spec.hosts.iter().filter_map(|host| HostPattern::parse(host).ok()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Whether a change of a resource may change which pods Deployments stand for.
 fn makes_pods(object: &Object) -> bool {
     matches!(object, Object::Pod(_) | Object::Deployment(_))
@@ -429,11 +491,13 @@ fn same_services(before: &Object, now: &Object) -> bool {
         Object::Service(mut service) => {
             service.spec.selector.clear();
             service.metadata.labels.clear();
+            service.spec.ports.iter_mut().for_each(|port| port.target_port = None);
             Object::Service(service)
         }
         Object::ServiceEntry(mut entry) => {
             (entry.spec.endpoints, entry.spec.workload_selector) = (Vec::new(), None);
             entry.metadata.labels.clear();
+            entry.spec.ports.iter_mut().for_each(|port| port.target_port = 0);
             Object::ServiceEntry(entry)
         }
         other => other,

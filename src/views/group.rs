@@ -8,8 +8,10 @@ use crate::compile::{Made, PlanError};
 use crate::kubernetes::has_labels;
 use crate::live::Live;
 use crate::model::Object;
+use crate::plan::Names;
 use crate::resolve::{
-    Concerned, Findings, FromNothing, Keys, Replaced, Service, Shared, Speaking, View, Viewpoint, ViewpointKind,
+    Concerned, Findings, FromNothing, Keys, Replaced, Service, Shared, Speaking, Turnover, View, Viewpoint,
+    ViewpointKind,
 };
 use crate::router::Router;
 
@@ -157,7 +159,7 @@ impl Group {
     ) -> Result<(), FromNothing> {
         let concerned = self.view.replaced(shared, replaced)?;
         if !concerned.is_empty() {
-            self.patch(shared, keys, &concerned, made)?;
+            self.patch(shared, keys, &concerned, None, made)?;
             self.publish();
         }
         Ok(())
@@ -178,8 +180,25 @@ impl Group {
                 class.router = Arc::new(class.router.with_clusters(self.view.clusters()));
             }
         } else {
-            self.patch(shared, keys, &concerned, made)?;
+            self.patch(shared, keys, &concerned, None, made)?;
         }
+        self.publish();
+        Ok(())
+    }
+
+    /// Takes note that some hosts have other services, and publishes what follows; fails where the group is to be made
+    /// again.
+    pub(super) fn turn_over(
+        &mut self,
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        turnover: &Turnover,
+        made: &mut Made,
+    ) -> Result<(), FromNothing> {
+        // All of the classes have the same names.
+        let Some(names) = self.classes.first().map(|first| &first.router.plan().names) else { return Ok(()) };
+        let Some((concerned, names)) = self.view.turn_over(shared, keys, turnover, names)? else { return Ok(()) };
+        self.patch(shared, keys, &concerned, Some(&names), made)?;
         self.publish();
         Ok(())
     }
@@ -189,12 +208,16 @@ impl Group {
         shared: Shared<'_>,
         keys: &mut Keys,
         concerned: &Concerned,
+        names: Option<&Names>,
         made: &mut Made,
     ) -> Result<(), FromNothing> {
         for class in &mut self.classes {
             let changes = self.view.hosts(shared, keys, concerned, &class.viewpoint)?;
             let router = class.router.with_hosts(changes, self.view.contested(), self.view.clusters(), made)?;
-            class.router = Arc::new(router);
+            class.router = Arc::new(match names {
+                Some(names) => router.with_names(names.clone()),
+                None => router,
+            });
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Many viewpoints over one set of resources: what depends on what, what is shared, and what a change touches.
 //!
 //! A change of one VirtualService or of some endpoints touches the virtual hosts or the clusters that depend on it; all else
-//! is shared with the router before. A Sidecar or Gateway touches the views that it governs. What cannot be told apart so
-//! finely is resolved from nothing, so that the result is always that of [`Plan::resolve`] and [`Router::compile`].
+//! is shared with the router before. So it is with a Service or ServiceEntry that comes or goes. A Sidecar or Gateway touches
+//! the views that it governs. What cannot be told apart so finely is resolved from nothing, so that the result is always that
+//! of [`Plan::resolve`] and [`Router::compile`].
 
 mod ground;
 mod group;
@@ -16,7 +17,7 @@ use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::live::Live;
 use crate::model::{DestinationRule, Object, VirtualService};
 use crate::plan::Plan;
-use crate::resolve::{Keys, Mesh, Touched, Viewpoint, whose};
+use crate::resolve::{Keys, Mesh, Touched, Turnover, Viewpoint, whose};
 use crate::resources::{Applied, Reader, Resources};
 use crate::yaml::Reading;
 use ground::Ground;
@@ -146,8 +147,12 @@ impl Views {
     }
 
     fn services_changed(&mut self, reference: &ResourceRef, before: Option<&Object>) -> Result<(), PlanError> {
-        let touched = self.ground.world.change(before, reference, &self.ground.resources, &self.ground.mesh);
-        let Touched::Endpoints(services, made) = touched else { return self.rebuild() };
+        let (services, made) =
+            match self.ground.world.change(before, reference, &self.ground.resources, &self.ground.mesh) {
+                Touched::Endpoints(services, made) => (services, made),
+                Touched::Services(turnover) => return self.services_turned_over(reference, before, &turnover),
+                Touched::More => return self.rebuild(),
+            };
         let made: Vec<Object> = made.into_iter().map(Object::Pod).collect();
         let shared = self.ground.shared();
         let concerned: Vec<&Object> =
@@ -161,6 +166,31 @@ impl Views {
             }
         }
         self.make_again(stale)
+    }
+
+    /// Services that came, went or changed their shape.
+    fn services_turned_over(
+        &mut self,
+        reference: &ResourceRef,
+        before: Option<&Object>,
+        turnover: &Turnover,
+    ) -> Result<(), PlanError> {
+        if self.is_littered() {
+            return self.rebuild();
+        }
+        let (known, mut made) = (self.keys.len(), Made::default());
+        let shared = self.ground.shared();
+        let both: Vec<&Object> = before.into_iter().chain(self.ground.resources.find(reference)).collect();
+        let mut stale = BTreeSet::new();
+        for (at, group) in self.groups.iter_mut().enumerate() {
+            let leads = both.iter().any(|object| group.runs_on(object));
+            if leads || group.turn_over(shared, &mut self.keys, turnover, &mut made).is_err() {
+                stale.insert(at);
+            }
+        }
+        let outcome = self.make_again(stale);
+        self.added += self.keys.len() - known;
+        outcome
     }
 
     /// A Sidecar or Gateway: what others see stays as it is.

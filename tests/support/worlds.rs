@@ -1,6 +1,6 @@
 //! Small worlds: resources of every kind out of few names, and changes to them.
 
-use meshroute::model::Object;
+use meshroute::model::{IntOrString, Object};
 use meshroute::{Reader, Reading, ResourceRef, Viewpoint, Views};
 
 use crate::plans::Choices;
@@ -50,9 +50,53 @@ pub fn change(choices: &mut Choices<'_>, views: &mut Views) {
         if !all.is_empty() {
             views.delete(&all[choices.below(all.len())]).expect("what was resolved is legal");
         }
-    } else if let Some(object) = if choices.chance(20) { retouched(choices, views) } else { object(choices) } {
-        views.apply(object).expect("what was resolved is legal");
+    } else {
+        let made = match choices.below(10) {
+            0 | 1 => retouched(choices, views),
+            2 => reshaped(choices, views),
+            3 => declared(choices),
+            _ => object(choices),
+        };
+        if let Some(object) = made {
+            views.apply(object).expect("what was resolved is legal");
+        }
     }
+}
+
+/// A Service or ServiceEntry that is there, in another shape; `None` where there is none.
+fn reshaped(choices: &mut Choices<'_>, views: &Views) -> Option<Object> {
+    let declares = |object: &&Object| matches!(object, Object::Service(_) | Object::ServiceEntry(_));
+    let all: Vec<&Object> = views.resources().iter().map(|resource| resource.object).filter(declares).collect();
+    let mut object = (*all.get(choices.below(all.len().max(1)))?).clone();
+    let target = choices.below(3);
+    match (&mut object, choices.below(4)) {
+        (Object::Service(service), 0) => service.spec.ports.reverse(),
+        (Object::Service(service), 1) => {
+            service.spec.ports.iter_mut().for_each(|port| port.target_port = Some(IntOrString::Int(target as i64)));
+        }
+        (Object::Service(service), 2) => service.spec.cluster_ip = choices.one(&["", "10.0.0.1", "10.0.0.3"]).into(),
+        (Object::Service(service), _) => {
+            service.spec.ports.retain(|port| port.port == 80);
+        }
+        (Object::ServiceEntry(entry), 0) => entry.spec.hosts.reverse(),
+        (Object::ServiceEntry(entry), 1) => {
+            entry.spec.ports.iter_mut().for_each(|port| port.target_port = target as u32);
+        }
+        (Object::ServiceEntry(entry), 2) => {
+            entry.spec.export_to = [".".to_string()][..choices.below(2)].to_vec();
+        }
+        (Object::ServiceEntry(entry), _) => {
+            entry.spec.addresses = vec![format!("10.6.0.{}", choices.below(3))];
+        }
+        _ => {}
+    }
+    Some(object)
+}
+
+/// Something that declares services.
+fn declared(choices: &mut Choices<'_>) -> Option<Object> {
+    let text = if choices.chance(60) { service(choices) } else { entry(choices) };
+    read(&text)
 }
 
 /// A resource that is there, with other endpoints; `None` where none has any.
@@ -89,8 +133,12 @@ pub fn object(choices: &mut Choices<'_>) -> Option<Object> {
         18 => seldom(choices),
         _ => gateway(choices),
     };
+    read(&text)
+}
+
+fn read(text: &str) -> Option<Object> {
     let mut reader = Reader::new(Reading::Lenient);
-    reader.text(&text, "-");
+    reader.text(text, "-");
     assert!(!reader.failed(), "{text}\n{:?}", reader.findings());
     reader.objects().next().cloned()
 }
@@ -121,6 +169,7 @@ fn service(choices: &mut Choices<'_>) -> String {
         "{name: tcp, port: 9000}, {name: http, port: 80}",
         "{name: tls, port: 443}",
         "{name: http, port: 80, targetPort: http}",
+        "{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}",
     ]);
     let kind = choices.one(&[
         "",
@@ -128,6 +177,7 @@ fn service(choices: &mut Choices<'_>) -> String {
         "",
         "clusterIP: 10.0.0.1, ",
         "clusterIP: 10.0.0.2, ",
+        "clusterIP: 10.0.0.3, ",
         "clusterIP: None, ",
         "type: ExternalName, externalName: ext.com, ",
         "type: ExternalName, externalName: b.x.svc.cluster.local, ",
@@ -176,8 +226,25 @@ fn workload(choices: &mut Choices<'_>) -> String {
 
 fn entry(choices: &mut Choices<'_>) -> String {
     let head = format!("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n{}\n", metadata(choices));
-    let host = choices.one(&["ext.com", "'*.ext.com'", "plain.com", "a.x.svc.cluster.local"]);
-    let port = choices.one(&["{number: 80, name: http, protocol: HTTP}", "{number: 9000, name: tcp, protocol: TCP}"]);
+    let host = choices.one(&[
+        "ext.com",
+        "'*.ext.com'",
+        "plain.com",
+        "a.x.svc.cluster.local",
+        "plain.com, b.ext.com",
+        "b.ext.com, '*.ext.com'",
+        "plain.com, ext.com, plain.com",
+        "b.y",
+        "'*.y.svc.cluster.local', b.y.svc.cluster.local",
+        "10.0.0.2, Plain.com",
+    ]);
+    let port = choices.one(&[
+        "{number: 80, name: http, protocol: HTTP}",
+        "{number: 80, name: http, protocol: HTTP}",
+        "{number: 8080, name: http, protocol: HTTP}, {number: 80, name: http-b, protocol: HTTP2}",
+        "{number: 9000, name: tcp, protocol: TCP}",
+        "{number: 443, name: tls, protocol: TLS}",
+    ]);
     let from = match choices.below(4) {
         0 => "endpoints: [{address: 10.5.0.1, labels: {v: '1'}}], resolution: STATIC".to_string(),
         1 => format!("workloadSelector: {{labels: {}}}, resolution: STATIC", labels(choices)),
