@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use meshroute::model::{DestinationRule, Object, Pod, Service, VirtualService};
-use meshroute::{Live, Mesh, Plan, Reader, Reading, Request, Resources, Roll, Router, Viewpoint, Views};
+use meshroute::{Live, Mesh, Plan, Reader, Reading, Request, ResourceRef, Resources, Roll, Router, Viewpoint, Views};
 
 /// Counts the bytes that are out.
 struct Counting;
@@ -80,6 +80,7 @@ fn main() {
     full_builds(size, &mut table);
     one_rule(size, &mut table);
     one_endpoint(size, &mut table);
+    other_kinds(size, &mut table);
     memory(size, &mut table);
     viewpoints(size, &mut table);
     reading(size, &mut table);
@@ -340,6 +341,153 @@ fn one_endpoint(size: &Size, table: &mut Table) {
     let what = format!("one endpoint added to a cluster among {}: times faster than a full build", size.clusters);
     table.note("one endpoint added: microseconds", format!("{:.1}", change * 1e6));
     table.at_least(&what, full.as_secs_f64() / change, 1_000.0, 50.0);
+}
+
+/// A change, and the change back, of each kind that has no row of its own.
+fn other_kinds(size: &Size, table: &mut Table) {
+    let patterns = Patterns::new();
+    let mut resources = patterns.mesh(size.clusters);
+    let mut reader = Reader::new(Reading::Strict);
+    reader.text(OTHERS, "-");
+    assert!(!reader.failed(), "{:?}", reader.findings());
+    let others: Vec<Object> = reader.objects().cloned().collect();
+    let [sidecar, gateway, deployment, entry] = others.as_slice() else { panic!("there are four") };
+    let two_ports = |at: usize, two: bool| {
+        let mut service = patterns.service(at, "default");
+        let second = service.spec.ports[0].clone();
+        service.spec.ports.extend(two.then_some(second));
+        service.spec.ports.iter_mut().skip(1).for_each(|port| (port.name, port.port) = ("http-b".into(), 8080));
+        service
+    };
+    resources.apply(deployment.clone());
+    resources.apply(entry.clone());
+    resources.apply(two_ports(0, true)); // Somebody listens there.
+    let (_, full) = timed(|| build(&resources));
+    let mut views = Views::new(resources, Mesh::default());
+    let live = views.open(&Viewpoint::sidecar("default")).expect("what was resolved is legal");
+    let mut kinds = Kinds { size, table, views, live, full: full.as_secs_f64() };
+    let service = |at: usize, app: &str| {
+        let mut service = patterns.service(at, "default");
+        service.spec.selector.insert("app".into(), app.into());
+        service
+    };
+    // The selector finds another service's pod, and its own again.
+    kinds.change("a Service's selector", |n, at| {
+        let apps = [format!("s{}", (at + 1) % size.clusters), format!("s{at}")];
+        (Change::Apply(Box::new(service(at, &apps[n % 2]).into())), format!("s{at}"), Seen::Endpoints(1))
+    });
+    kinds.change("a ServiceEntry's endpoints", |n, _| {
+        let Object::ServiceEntry(mut entry) = entry.clone() else { panic!("it is a ServiceEntry") };
+        let first = entry.spec.endpoints[0].clone();
+        entry.spec.endpoints.extend(std::iter::repeat_n(first, n % 2));
+        (Change::Apply(Box::new(entry.into())), "ext.example".into(), Seen::Endpoints(1 + n % 2))
+    });
+    kinds.change("a Deployment's replicas", |n, _| {
+        let Object::Deployment(mut deployment) = deployment.clone() else { panic!("it is a Deployment") };
+        deployment.spec.replicas = Some(2 + n as u32 % 2);
+        (Change::Apply(Box::new(deployment.into())), "s0".into(), Seen::Endpoints(3 + n % 2))
+    });
+    kinds
+        .change("a Sidecar of another namespace", |n, _| (there_and_back(sidecar, n), "s0".into(), Seen::Endpoints(4)));
+    kinds.change("a Gateway of others", |n, _| (there_and_back(gateway, n), "s0".into(), Seen::Endpoints(4)));
+    let mut new = patterns.service(size.clusters, "default");
+    new.spec.cluster_ip = "172.16.0.1".into();
+    let (host, new) = (new.metadata.name.clone(), Object::from(new));
+    kinds.change("a Service that comes or goes", |n, _| (there_and_back(&new, n), host.clone(), Seen::or_nobody(n, 0)));
+    kinds.change("a Service's ports", |n, at| {
+        (Change::Apply(Box::new(two_ports(at, n.is_multiple_of(2)).into())), format!("s{at}"), Seen::Endpoints(1))
+    });
+    let Object::ServiceEntry(mut new) = entry.clone() else { panic!("it is a ServiceEntry") };
+    new.metadata.name = "new".into();
+    new.spec.hosts = vec!["new.example".into()];
+    let new = Object::from(new);
+    kinds.change("a ServiceEntry that comes or goes", |n, _| {
+        (there_and_back(&new, n), "new.example".into(), Seen::or_nobody(n, 1))
+    });
+}
+
+const OTHERS: &str = "\
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: s, namespace: elsewhere}
+spec: {egress: [{hosts: ['./*']}]}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: g, namespace: elsewhere}
+spec: {selector: {gw: g}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: d}
+spec: {replicas: 3, selector: {matchLabels: {app: s0, v: d}}, template: {metadata: {labels: {app: s0, v: d}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: ext}
+spec:
+  hosts: [ext.example]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 10.250.0.1}]
+";
+
+enum Change {
+    Apply(Box<Object>),
+    Delete(ResourceRef),
+}
+
+/// What a request to a host finds.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Endpoints(usize),
+    Nobody,
+}
+
+impl Seen {
+    fn or_nobody(n: usize, endpoints: usize) -> Seen {
+        if n.is_multiple_of(2) { Seen::Endpoints(endpoints) } else { Seen::Nobody }
+    }
+}
+
+fn there_and_back(object: &Object, n: usize) -> Change {
+    let metadata = object.metadata();
+    match n % 2 {
+        0 => Change::Apply(Box::new(object.clone())),
+        _ => Change::Delete(ResourceRef::new(object.kind(), &metadata.namespace, &metadata.name)),
+    }
+}
+
+struct Kinds<'a> {
+    size: &'a Size,
+    table: &'a mut Table,
+    views: Views,
+    live: Arc<Live>,
+    full: f64,
+}
+
+impl Kinds<'_> {
+    fn change(&mut self, what: &str, made: impl Fn(usize, usize) -> (Change, String, Seen)) {
+        let mut times = Vec::new();
+        for n in 0..self.size.repeats.next_multiple_of(2) {
+            // There and back again, for one service after the other.
+            let (change, host, wanted) = made(n, (n / 2 * 7919 + 1) % self.size.clusters);
+            let (done, time) = timed(|| match change {
+                Change::Apply(object) => self.views.apply(*object).map(|_| ()),
+                Change::Delete(reference) => self.views.delete(&reference).map(|_| ()),
+            });
+            done.expect("what was resolved is legal");
+            let router = self.live.load();
+            let decision = router.decide(&Request::new("GET", &host, "/"), &Roll::seeded(1));
+            let seen = decision.cluster().map_or(Seen::Nobody, |cluster| Seen::Endpoints(cluster.endpoints.len()));
+            assert_eq!(seen, wanted, "{what}: {host}");
+            times.push(time);
+        }
+        let change = median(times);
+        let title = format!("{what}, among {} hosts: times faster than a full build", self.size.clusters);
+        self.table.note(&format!("{what}: microseconds"), format!("{:.1}", change * 1e6));
+        self.table.at_least(&title, self.full / change, 1_000.0, 10.0);
+    }
 }
 
 fn memory(size: &Size, table: &mut Table) {
