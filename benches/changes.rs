@@ -156,6 +156,14 @@ impl Patterns {
         service
     }
 
+    /// A service with an address of its own.
+    fn addressed(&self, at: usize, namespace: &str) -> Service {
+        let mut service = self.service(at, namespace);
+        let [_, high, middle, low] = (at as u32).to_be_bytes();
+        service.spec.cluster_ip = format!("172.{high}.{middle}.{low}");
+        service
+    }
+
     fn pod(&self, at: usize, index: usize, namespace: &str) -> Pod {
         let mut pod = self.pod.clone();
         (pod.metadata.name, pod.metadata.namespace) = (format!("s{at}-{index}"), namespace.into());
@@ -353,12 +361,15 @@ fn other_kinds(size: &Size, table: &mut Table) {
     let others: Vec<Object> = reader.objects().cloned().collect();
     let [sidecar, gateway, deployment, entry] = others.as_slice() else { panic!("there are four") };
     let two_ports = |at: usize, two: bool| {
-        let mut service = patterns.service(at, "default");
+        let mut service = patterns.addressed(at, "default");
         let second = service.spec.ports[0].clone();
         service.spec.ports.extend(two.then_some(second));
         service.spec.ports.iter_mut().skip(1).for_each(|port| (port.name, port.port) = ("http-b".into(), 8080));
         service
     };
+    for at in 0..size.clusters {
+        resources.apply(patterns.addressed(at, "default"));
+    }
     resources.apply(deployment.clone());
     resources.apply(entry.clone());
     resources.apply(two_ports(0, true)); // Somebody listens there.
@@ -367,7 +378,7 @@ fn other_kinds(size: &Size, table: &mut Table) {
     let live = views.open(&Viewpoint::sidecar("default")).expect("what was resolved is legal");
     let mut kinds = Kinds { size, table, views, live, full: full.as_secs_f64() };
     let service = |at: usize, app: &str| {
-        let mut service = patterns.service(at, "default");
+        let mut service = patterns.addressed(at, "default");
         service.spec.selector.insert("app".into(), app.into());
         service
     };
@@ -390,8 +401,7 @@ fn other_kinds(size: &Size, table: &mut Table) {
     kinds
         .change("a Sidecar of another namespace", |n, _| (there_and_back(sidecar, n), "s0".into(), Seen::Endpoints(4)));
     kinds.change("a Gateway of others", |n, _| (there_and_back(gateway, n), "s0".into(), Seen::Endpoints(4)));
-    let mut new = patterns.service(size.clusters, "default");
-    new.spec.cluster_ip = "172.16.0.1".into();
+    let new = patterns.addressed(size.clusters, "default");
     let (host, new) = (new.metadata.name.clone(), Object::from(new));
     kinds.change("a Service that comes or goes", |n, _| (there_and_back(&new, n), host.clone(), Seen::or_nobody(n, 0)));
     kinds.change("a Service's ports", |n, at| {
@@ -514,10 +524,7 @@ fn viewpoints(size: &Size, table: &mut Table) {
         let namespace = format!("n{}", at % size.namespaces);
         // One host in a hundred asks who is asking.
         let client = (at % 100 == 0).then(|| format!("c{}", at / 100));
-        let mut service = patterns.service(at, &namespace);
-        let [_, high, middle, low] = (at as u32).to_be_bytes();
-        service.spec.cluster_ip = format!("{}.{high}.{middle}.{low}", 172);
-        resources.apply(service);
+        resources.apply(patterns.addressed(at, &namespace));
         resources.apply(patterns.pod(at, 0, &namespace));
         resources.apply(patterns.rules(at, &namespace, "u", client.as_deref()));
     }
