@@ -88,6 +88,12 @@ fn services_come_and_go_beside_others() {
         let text = service(name, &format!("clusterIP: 10.0.0.{port}, ports: [{{name: http, port: {port}}}]"));
         world.views.apply_text(&text, "-", Reading::Strict);
     }
+    // A gateway whose rules lead to none of those that come and go.
+    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g, namespace: x}\nspec: {selector: {gw: g}, \
+                   servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [a.org]}]}\n---\n\
+                   apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v, namespace: x}\nspec: {hosts: [a.org], \
+                   gateways: [x/g], http: [{route: [{destination: {host: a}}, {destination: {host: b}, weight: 1}]}]}";
+    world.views.apply_text(gateway, "-", Reading::Strict);
     let steps = [
         service("c", "clusterIP: 10.0.0.3, ports: [{name: http, port: 80}]"),
         service("c", "clusterIP: 10.0.0.4, ports: [{name: http, port: 80}, {name: web, port: 53, protocol: UDP}]"),
@@ -96,7 +102,7 @@ fn services_come_and_go_beside_others() {
         entry(&format!("ports: [{http}], exportTo: ['.']")),
     ];
     let act = |world: &mut World<'_>, act: &dyn Fn(&mut Views)| {
-        let before: Vec<Snapshot> = world.cells[..4].iter().map(|cell| cell.load()).collect();
+        let before: Vec<Snapshot> = world.cells.iter().map(|cell| cell.load()).collect();
         act(&mut world.views);
         world.compare();
         let changed = before.iter().zip(&world.cells).filter(|(before, cell)| {

@@ -425,6 +425,18 @@ fn bind(written: &str) -> Option<Option<IpAddr>> {
     Some(Some(address).filter(|address| !address.is_unspecified()))
 }
 
+/// Whether some server that a workload may have gives a name to each cluster of the mesh.
+pub(super) fn lists_clusters(resources: &Resources, viewpoint: &Viewpoint) -> bool {
+    let mode = |server: &Server| server.tls.as_ref().map(|tls| tls.mode);
+    resources.iter().any(|resource| match resource.object {
+        Object::Gateway(gateway) => {
+            let listed = gateway.spec.servers.iter().any(|server| mode(server) == Some(ServerTlsMode::AutoPassthrough));
+            listed && has_labels(&viewpoint.labels, &gateway.spec.selector)
+        }
+        _ => false,
+    })
+}
+
 /// A chain for every cluster of the mesh that the server's hosts cover, by the server name that Istio gives it: `outbound_.80_.v1_.host`.
 fn auto_passthrough(bound: &Bound<'_>, clusters: &mut Clusters<'_>) -> Vec<Chain> {
     let services: Vec<Arc<Service>> = clusters.registry.visible().cloned().collect();

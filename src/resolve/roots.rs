@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::scope::Scope;
+use super::scope::{self, Scope};
 use super::virtual_service::{self, Root};
 use super::visibility::{Export, note_nobody};
 use super::{Findings, Mesh, Precedence, Viewpoint, ViewpointKind};
@@ -29,6 +29,8 @@ pub(crate) struct Roots {
     wildcards: Vec<HostPattern>,
     /// Those whose http rules ask the client for a label.
     by_label: HashMap<(String, String), Vec<Arc<Root>>>,
+    /// Those bound to a gateway, by the hosts that they send traffic to.
+    by_destination: HashMap<String, Vec<Arc<Root>>>,
     /// Those that not everybody sees, and those that ask for the client's namespace.
     particular: Vec<Arc<Root>>,
     /// What was found wrong with them, whoever sees them.
@@ -95,6 +97,9 @@ impl Roots {
         if root.is_opaque() {
             file(&mut self.opaque, &root);
         }
+        for to in scope::destinations(&root).filter(|_| root.is_bound_to_gateway()) {
+            file(self.by_destination.entry(to.host.clone()).or_default(), &root);
+        }
         if root.export != Export::Everyone || root.source_namespaces().next().is_some() {
             file(&mut self.particular, &root);
         }
@@ -109,6 +114,14 @@ impl Roots {
         for label in root.source_labels() {
             if let Some(asking) = self.by_label.get_mut(&label) {
                 asking.retain(others);
+            }
+        }
+        for to in scope::destinations(&root).filter(|_| root.is_bound_to_gateway()) {
+            if let Some(leading) = self.by_destination.get_mut(&to.host) {
+                leading.retain(others);
+                if leading.is_empty() {
+                    self.by_destination.remove(&to.host);
+                }
             }
         }
         for host in &root.hosts {
@@ -130,6 +143,11 @@ impl Roots {
     /// Those that name this very host, whoever sees them.
     pub(super) fn naming(&self, host: &HostPattern) -> impl Iterator<Item = &Root> {
         self.by_host.get(host).into_iter().flatten().map(|root| &**root)
+    }
+
+    /// Those bound to a gateway that send traffic to this very host, whoever sees them.
+    pub(super) fn leading(&self, host: &str) -> impl Iterator<Item = &Root> {
+        self.by_destination.get(host).into_iter().flatten().map(|root| &**root)
     }
 
     /// The wildcards among the hosts that somebody names.

@@ -6,10 +6,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::Keys;
 use super::apart::Pair;
 use super::registry::{Registry, Service};
-use super::view::{Concerned, FromNothing, Shared, View};
+use super::view::{self, Concerned, FromNothing, Shared, View};
+use super::{Keys, ViewpointKind};
 use crate::name::HostPattern;
 use crate::plan::Names;
 
@@ -37,6 +37,10 @@ impl View {
         if before.is_empty() {
             return Ok(None);
         }
+        if self.viewpoint.kind == ViewpointKind::Gateway {
+            self.turn_over_behind(shared, keys, &before)?;
+            return Ok(Some((Concerned::default(), names.clone())));
+        }
         if !self.is_open() {
             return Err(FromNothing);
         }
@@ -60,6 +64,23 @@ impl View {
         self.ports = ports;
         self.remake(shared, keys, clusters.iter().map(HostPattern::as_str));
         Ok(Some((concerned, names)))
+    }
+
+    /// For a gateway, services are nothing but clusters, as long as no rule leads to them: that has a part in the rule's port
+    /// and in what its requests stick by.
+    fn turn_over_behind(
+        &mut self,
+        shared: Shared<'_>,
+        keys: &mut Keys,
+        before: &HashMap<String, Option<Arc<Service>>>,
+    ) -> Result<(), FromNothing> {
+        let seen = view::seen(shared, &self.viewpoint, &self.scope);
+        let led_to = |host: &String| shared.roots.leading(host).any(|root| seen.sees(root));
+        if self.lists_clusters || before.keys().any(led_to) {
+            return Err(FromNothing);
+        }
+        self.remake(shared, keys, before.keys().map(String::as_str));
+        Ok(())
     }
 
     /// What the client saw of each host of which it sees something else now.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::cluster::{Clusters, Keys};
 use super::destination_rule::{Rule, Rules};
-use super::gateway::Inbound;
+use super::gateway::{self, Inbound};
 use super::ports::Ports;
 use super::registry::{Protocol, Registry, Service, Sight};
 use super::roots::{Replaced, Roots, Seen};
@@ -44,6 +44,8 @@ pub(crate) struct View {
     pub(super) ports: Ports,
     /// Whether the name of some service has capitals, which virtual hosts have not.
     pub(super) capitals: bool,
+    /// Whether it is a gateway with a name for each cluster of the mesh.
+    pub(super) lists_clusters: bool,
 }
 
 /// A virtual host that may be another than before.
@@ -102,6 +104,8 @@ impl View {
             scope,
             ports,
             capitals,
+            lists_clusters: viewpoint.kind == ViewpointKind::Gateway
+                && gateway::lists_clusters(shared.resources, viewpoint),
             sight,
             clusters: List::default(),
             contested: Arc::default(),
@@ -260,7 +264,7 @@ impl View {
         let seen = seen(shared, &self.viewpoint, &self.scope);
         if self.viewpoint.kind == ViewpointKind::Gateway {
             let mut both = replaced.both().filter(|root| seen.sees(root));
-            let bound = both.any(|root| root.gateways.iter().any(|gateway| gateway != "mesh"));
+            let bound = both.any(|root| root.is_bound_to_gateway());
             return if bound { Err(FromNothing) } else { Ok(Concerned::default()) };
         }
         let exported = |root: &&Arc<Root>| root.export.reaches(&self.viewpoint.namespace) && root.binds("mesh");
@@ -369,7 +373,7 @@ fn clusters<'r>(
     Clusters::new((Registry::new(shared.world, sight), shared.rules), viewpoint, shared.mesh, keys, list)
 }
 
-fn seen<'r>(shared: Shared<'r>, viewpoint: &'r Viewpoint, scope: &'r Scope) -> Seen<'r> {
+pub(super) fn seen<'r>(shared: Shared<'r>, viewpoint: &'r Viewpoint, scope: &'r Scope) -> Seen<'r> {
     Seen { roots: shared.roots, viewpoint, scope, mesh: shared.mesh }
 }
 

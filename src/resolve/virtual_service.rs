@@ -36,6 +36,11 @@ impl Root {
         self.gateways.iter().any(|known| known == gateway)
     }
 
+    /// Whether it is bound to some gateway, be it to `mesh` as well.
+    pub(super) fn is_bound_to_gateway(&self) -> bool {
+        self.gateways.iter().any(|gateway| gateway != "mesh")
+    }
+
     /// The labels that its http rules ask the client for.
     pub(super) fn source_labels(&self) -> impl Iterator<Item = (String, String)> {
         let blocks = self.http.iter().flat_map(|rule| rule.rule.r#match.iter().flatten());

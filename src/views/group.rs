@@ -114,7 +114,8 @@ impl Group {
                 pod.metadata.namespace == own.namespace && has_labels(&pod.metadata.labels, &own.labels)
             }
             Object::Service(service) => {
-                service.metadata.namespace == own.namespace && has_labels(&own.labels, &service.spec.selector)
+                let selector = &service.spec.selector;
+                service.metadata.namespace == own.namespace && !selector.is_empty() && has_labels(&own.labels, selector)
             }
             _ => false,
         };
