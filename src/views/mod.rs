@@ -3,7 +3,7 @@
 //! A change of one VirtualService or of some endpoints touches the virtual hosts or the clusters that depend on it; all else
 //! is shared with the router before. So it is with a Service or ServiceEntry that comes or goes. A Sidecar or Gateway touches
 //! the views that it governs. What cannot be told apart so finely is resolved from nothing, so that the result is always that
-//! of [`Plan::resolve`] and [`Router::compile`].
+//! of [`Plan::resolve`] and [`Router::compile`](crate::Router::compile).
 
 mod ground;
 mod group;
@@ -67,7 +67,7 @@ impl Views {
     /// A cell that holds a client's router from now on, as long as somebody keeps the cell.
     ///
     /// # Errors
-    /// As [`Router::compile`]; what was resolved is legal, so that there are none to be expected.
+    /// As [`Router::compile`](crate::Router::compile); what was resolved is legal, so that there are none to be expected.
     pub fn open(&mut self, viewpoint: &Viewpoint) -> Result<Arc<Live>, PlanError> {
         let (group, class) = self.class(viewpoint)?;
         let class = &mut self.groups[group].classes[class];
@@ -85,7 +85,7 @@ impl Views {
     /// Applies a resource under its kind, namespace and name, and publishes what follows.
     ///
     /// # Errors
-    /// As [`Router::compile`]; whoever cannot be served keeps the router before.
+    /// As [`Router::compile`](crate::Router::compile); whoever cannot be served keeps the router before.
     pub fn apply(&mut self, object: impl Into<Object>) -> Result<Applied, PlanError> {
         let object = object.into();
         let metadata = object.metadata();
