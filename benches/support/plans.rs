@@ -323,7 +323,7 @@ pub fn hostile(n: usize) -> Vec<Workload> {
         worst(
             "a regex on one header",
             n,
-            |at| asking("x-user".into(), Test::Regex(format!("[a-z]*u{at}"))),
+            |at| asking("x-user".into(), Test::Regex(format!("[a-z]*u{at}[a-z]*"))),
             |ask| ask.header("x-user", format!("u{}", n - 1)),
         ),
         worst(
@@ -347,7 +347,7 @@ pub fn hostile(n: usize) -> Vec<Workload> {
         worst(
             "path regexes without literal text",
             n,
-            |at| at_path(Path::Regex(format!(".*/item{at}"))),
+            |at| at_path(Path::Regex(format!(".*/item{at}(/.*)?"))),
             |ask| ask.path(format!("/a/item{}", n - 1)),
         ),
         worst(
