@@ -1,6 +1,7 @@
 //! `mesh serve` on a copy of a scenario, for tests: processes, sockets and files. Knows nothing of the library.
 #![allow(dead_code)] // Each test needs another part of it.
 
+use std::cell::RefCell;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,8 @@ pub struct Served {
     lines: Receiver<String>,
     /// What it printed when it was ready.
     pub printed: String,
+    /// What it has said since, as far as somebody asked for a place: another may ask for what stands there too.
+    since: RefCell<String>,
     /// The master's sidecar.
     pub proxy: String,
     /// Discovery's page.
@@ -89,6 +92,7 @@ impl Served {
             parent,
             lines,
             printed: String::new(),
+            since: RefCell::default(),
             proxy: String::new(),
             page: String::new(),
             log: PathBuf::new(),
@@ -111,16 +115,17 @@ impl Served {
 
     /// Where something is that it has named, or will: the last word of the line that begins so.
     pub fn place(&self, what: &str) -> String {
-        let last = |line: &str| line.split_whitespace().last().unwrap_or_default().to_string();
-        let found = self.printed.lines().map(str::trim).find(|line| line.starts_with(what)).map(last);
-        found.unwrap_or_else(|| {
-            loop {
-                let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it does not name `{what}`"));
-                if line.trim().starts_with(what) {
-                    return last(&line);
-                }
+        let known = |text: &str| {
+            let line = text.lines().map(str::trim).find(|line| line.starts_with(what));
+            line.map(|line| line.split_whitespace().last().unwrap_or_default().to_string())
+        };
+        loop {
+            if let Some(place) = known(&self.printed).or_else(|| known(&self.since.borrow())) {
+                return place;
             }
-        })
+            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("it does not name `{what}`"));
+            *self.since.borrow_mut() += &(line + "\n");
+        }
     }
 
     /// What it prints when it is ready.
