@@ -97,6 +97,33 @@ fn count(page: &str, wanted: &[(&str, &str)]) -> f64 {
     all.iter().filter(|one| one.name == "istio_requests_total").filter(fits).map(|one| one.value).sum()
 }
 
+const PARTNER: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: partner, namespace: abroad}
+spec:
+  hosts: [partner.example]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: 127.0.0.1, ports: {http: 1}}]
+";
+
+#[test]
+fn a_host_outside_is_counted_under_the_namespace_that_declares_it() {
+    let folder = Folder::new("abroad");
+    folder.write("partner.yaml", PARTNER);
+    let served = Served::start(&folder);
+    let master = page_of(&served, "nginx-deployment-master");
+    assert_eq!(get(&served.proxy, "http://partner.example/x", "").status(), "503", "nobody listens there");
+    let partner = [
+        ("destination_service", "partner.example"),
+        ("destination_service_name", "partner.example"),
+        ("destination_service_namespace", "abroad"),
+    ];
+    until("it is counted", || (count(&master, &partner) == 1.0).then_some(()));
+}
+
 #[test]
 fn every_request_is_counted_and_written_down_as_istio_does_it() {
     let folder = Folder::new("counted");

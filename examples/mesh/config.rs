@@ -116,7 +116,7 @@ impl Config {
             let rule = decision.origin().map(|origin| rule_key(&origin.written_in, &origin.field).into());
             Arc::new(Told {
                 via: Via { rule: rule.unwrap_or_default(), cluster: Arc::clone(&cluster.name) },
-                service: Arc::new(Service::of_host(&cluster.host)),
+                service: Arc::new(Service::of_cluster(cluster)),
                 shown: message::header(&reason),
                 reason,
             })

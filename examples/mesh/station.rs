@@ -415,7 +415,7 @@ fn note(
     let service = match (decision.cluster(), decision.host, &decision.outcome) {
         (Some(cluster), ..) => {
             record.via.cluster = Arc::clone(&cluster.name);
-            Service::of_host(&cluster.host)
+            Service::of_cluster(cluster)
         }
         (None, Some(host), _) => Service::of_host(meshroute::host_of(&host.name)),
         (None, None, Outcome::Passthrough) => {

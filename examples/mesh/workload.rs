@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
+use meshroute::plan::Cluster;
 use serde::{Deserialize, Serialize};
 
 /// What stands in a label that cannot be known. Kiali passes over a series in which one is missing.
@@ -87,7 +88,14 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service by its host; one outside the cluster has its host for a name.
+    /// The service of a cluster; one outside has its host for a name, and the namespace that declares it.
+    pub fn of_cluster(cluster: &Cluster) -> Self {
+        let by_host = Service::of_host(&cluster.host);
+        let namespace = Some(&*cluster.namespace).filter(|namespace| !namespace.is_empty());
+        Service { namespace: namespace.map_or(by_host.namespace, str::to_string), ..by_host }
+    }
+
+    /// A service by its host, where no more is known of it.
     pub fn of_host(host: &str) -> Self {
         let cluster = host.strip_suffix(".svc.cluster.local").and_then(|short| short.split_once('.'));
         let (name, namespace) = cluster.unwrap_or((host, UNKNOWN));

@@ -16,6 +16,9 @@ pub struct Cluster {
     pub name: Arc<str>,
     /// The service's host, fully qualified.
     pub host: Arc<str>,
+    /// The namespace that declares the service, as telemetry names it; empty where nobody declares one.
+    #[serde(default)]
+    pub namespace: Arc<str>,
     /// The subset; empty for the whole service.
     pub subset: Arc<str>,
     /// The service's port.
@@ -39,6 +42,7 @@ impl Cluster {
         Cluster {
             name: format!("outbound|{port}|{subset}|{host}").into(),
             host: host.into(),
+            namespace: Arc::default(),
             subset: subset.into(),
             port,
             exists: false,

@@ -212,7 +212,8 @@ impl<'r> Clusters<'r> {
         let rule = self.rule(host);
         let chosen = rule.and_then(|rule| rule.subset(subset));
         if !subset.is_empty() && chosen.is_none() {
-            return Cluster { rule: rule.map(|rule| rule.resource.clone()), ..missing };
+            let rule = rule.map(|rule| rule.resource.clone());
+            return Cluster { rule, namespace: service.namespace.clone(), ..missing };
         }
         let endpoints = endpoints(service, chosen, port);
         let mut policy = rule.map(|rule| rule.policy(chosen, port)).unwrap_or_default();
@@ -222,6 +223,7 @@ impl<'r> Clusters<'r> {
         Cluster {
             // A ServiceEntry without endpoints makes no cluster (istio `cluster_builder.go:515`).
             exists: service.kubernetes || service.kind == Kind::Passthrough || !endpoints.is_empty(),
+            namespace: service.namespace.clone(),
             endpoints: endpoints.into(),
             http: spoken(declared, &policy, self.viewpoint.kind),
             policy,

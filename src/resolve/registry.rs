@@ -95,7 +95,7 @@ pub(super) struct Member {
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     pub(super) host: HostPattern,
-    pub(super) namespace: String,
+    pub(super) namespace: Arc<str>,
     pub(super) ports: Vec<Port>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) subnets: Vec<String>,
@@ -187,11 +187,11 @@ fn reaching<'s>(candidates: &'s [Arc<Service>], namespace: &str) -> impl Iterato
 /// The one of a client's own namespace, else the first.
 fn chosen<S: AsRef<Service>>(seen: impl Iterator<Item = S>, namespace: &str) -> Option<S> {
     let mut seen = seen.peekable();
-    if seen.peek()?.as_ref().namespace == namespace {
+    if seen.peek()?.as_ref().namespace.as_ref() == namespace {
         return seen.next();
     }
     let first = seen.next();
-    seen.find(|service| service.as_ref().namespace == namespace).or(first)
+    seen.find(|service| service.as_ref().namespace.as_ref() == namespace).or(first)
 }
 
 /// The services that one client sees, each host once.
@@ -287,7 +287,7 @@ impl Service {
         addresses.dedup();
         Some(Service {
             host: HostPattern::parse(&host).ok()?,
-            namespace: metadata.namespace.clone(),
+            namespace: metadata.namespace.as_str().into(),
             ports,
             addresses,
             subnets: Vec::new(),
@@ -329,7 +329,7 @@ impl Service {
             let members = if kind == Kind::Dns && members.is_empty() { own() } else { members.to_vec() };
             Some(Service {
                 host: pattern,
-                namespace: entry.metadata.namespace.clone(),
+                namespace: entry.metadata.namespace.as_str().into(),
                 ports: ports.to_vec(),
                 addresses: spec.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
                 subnets: spec.addresses.iter().filter(|address| address.contains('/')).cloned().collect(),
