@@ -39,6 +39,8 @@ pub struct Authority {
     roots: Vec<Root>,
     /// Which of them signs.
     signing: usize,
+    /// Since when, in seconds of the epoch, where there is an older one.
+    since: u64,
     /// How long what it signs is good for.
     lifetime: Duration,
     /// After how long a new root is made.
@@ -51,7 +53,8 @@ impl Authority {
     pub fn open(file: &Path, lifetime: Duration, age: Option<Duration>) -> Result<Self, Failure> {
         let kept = std::fs::read(file).ok().and_then(|text| serde_json::from_slice::<Vec<Root>>(&text).ok());
         let roots = kept.filter(|roots| !roots.is_empty());
-        let mut authority = Authority { roots: Vec::new(), signing: 0, lifetime, age, file: file.to_path_buf() };
+        let mut authority =
+            Authority { roots: Vec::new(), signing: 0, since: 0, lifetime, age, file: file.to_path_buf() };
         match roots {
             Some(roots) => authority.roots = roots,
             None => authority.add_root()?,
@@ -101,11 +104,10 @@ impl Authority {
         let (Some(age), Some(newest)) = (self.age, self.roots.last()) else { return Ok(false) };
         let (now, made) = (seconds(), newest.made);
         if self.signing + 1 == self.roots.len() {
-            // What an older root signed is no longer valid after a lifetime.
-            if self.roots.len() > 1 && now > made + 2 * self.lifetime.as_secs() + 1 {
-                self.roots.drain(..self.signing);
+            // What an older root signed until then is no longer valid after a lifetime.
+            if self.roots.len() > 1 && now > self.since + self.lifetime.as_secs() + 1 {
+                self.keep(self.roots.iter().skip(self.signing).cloned().collect())?;
                 self.signing = 0;
-                self.keep()?;
                 return Ok(true);
             }
             if now < made + age.as_secs() || self.roots.len() > 1 {
@@ -115,7 +117,7 @@ impl Authority {
             return Ok(true);
         }
         if heard && now > made {
-            self.signing = self.roots.len() - 1;
+            (self.signing, self.since) = (self.roots.len() - 1, now);
         }
         Ok(false)
     }
@@ -123,20 +125,23 @@ impl Authority {
     fn add_root(&mut self) -> Result<(), Failure> {
         let (key, made) = (KeyPair::generate()?, seconds());
         let certificate = root_params(made).self_signed(&key)?.der().to_vec();
-        self.roots.push(Root { certificate, key: key.serialize_der(), made });
-        self.keep()
+        let new = Root { certificate, key: key.serialize_der(), made };
+        self.keep(self.roots.iter().cloned().chain([new]).collect())
     }
 
-    /// Written beside and moved into place, for nobody else to read.
-    fn keep(&self) -> Result<(), Failure> {
+    /// Has these roots from now on, once they are written: beside and moved into place, for nobody else to read. A root that
+    /// could not be kept is none: it would sign, and nobody would have been told of it.
+    fn keep(&mut self, roots: Vec<Root>) -> Result<(), Failure> {
         use std::io::Write as _;
         let beside = self.file.with_extension("new");
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(&beside)?.write_all(&serde_json::to_vec(&self.roots)?)?;
-        Ok(std::fs::rename(beside, &self.file)?)
+        options.open(&beside)?.write_all(&serde_json::to_vec(&roots)?)?;
+        std::fs::rename(beside, &self.file)?;
+        self.roots = roots;
+        Ok(())
     }
 }
 
