@@ -88,11 +88,6 @@ impl Authority {
         Ok((params.signed_by(&key, &self.issuer()?)?.der().to_vec(), key.serialize_der()))
     }
 
-    /// The certificate of the root that signs.
-    pub fn signer(&self) -> &[u8] {
-        self.roots.get(self.signing).map_or(&[], |root| &root.certificate)
-    }
-
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, Failure> {
         let root = self.roots.get(self.signing).ok_or("there is no root")?;
         Ok(Issuer::new(root_params(root.made), KeyPair::try_from(root.key.as_slice())?))
