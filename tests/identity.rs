@@ -419,6 +419,41 @@ fn a_part_says_nothing_to_whoever_is_not_discovery() {
     }
 }
 
+#[test]
+fn whoever_takes_discoverys_port_learns_nothing_and_the_mesh_finds_discovery_elsewhere() {
+    let (_folder, served) = shop("impostor", &[]);
+    let status = served.status();
+    let (api, count) = (status["api"].as_str().unwrap().to_string(), status["subscribers"].as_array().unwrap().len());
+    // Its parent does not see that discovery ends before somebody else has its port.
+    let parent = u64::from(served.parent.id());
+    assert!(signal("-STOP", parent) && signal("-9", status["pid"].as_u64().unwrap()));
+    let mut taken = None;
+    until("the port is somebody else's", || {
+        taken = TcpListener::bind(&api).ok();
+        taken.is_some()
+    });
+    let (listener, came) = (taken.unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&came);
+    std::thread::spawn(move || {
+        let shown = Root::new("cluster.local").issue(DISCOVERY);
+        loop {
+            let one = tls::receive(&listener, Some(shown.clone()));
+            seen.lock().unwrap().push(one);
+        }
+    });
+    until("many have come to the impostor", || came.lock().unwrap().len() > 2 * count);
+    assert_eq!(ask(&served, "client", "/name").body, "shop", "traffic goes on meanwhile");
+    assert!(signal("-CONT", parent));
+    let status = served.until("everybody is with discovery again", |status| {
+        status["settled"] == true && status["subscribers"].as_array().unwrap().len() == count
+    });
+    assert_ne!(status["api"].as_str().unwrap(), api);
+    for (line, bytes) in came.lock().unwrap().iter() {
+        assert!(line.is_err(), "{line:?}");
+        assert!(bytes.first() == Some(&22) && !contains(bytes, b"token"), "{bytes:?}");
+    }
+}
+
 /// Passes on what comes to whoever listens there, and writes down all bytes of both directions.
 fn eavesdropper(to: &str) -> (String, Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
