@@ -1,7 +1,8 @@
 //! The mesh's certificate authority: signs who a workload is, for a short time.
 //!
 //! Knows roots and their keys. Whether a caller may have a name is not decided here: the caller's name comes from what
-//! discovery has checked, never from the request that is signed, of which only the public key is taken.
+//! discovery has checked, never from the request that is signed, of which only the public key is taken. Workloads have names
+//! of SPIFFE, and no others; a host's name is in discovery's own certificate alone.
 //!
 //! A root is replaced in three steps, so that no moment exists in which somebody's certificate is not trusted: the new one
 //! is made and trusted beside the old; once everybody has heard of it, it signs; once no certificate of the old one can
@@ -38,6 +39,8 @@ pub struct Authority {
     roots: Vec<Root>,
     /// Which of them signs.
     signing: usize,
+    /// Since when, in seconds of the epoch, where there is an older one.
+    since: u64,
     /// How long what it signs is good for.
     lifetime: Duration,
     /// After how long a new root is made.
@@ -50,7 +53,8 @@ impl Authority {
     pub fn open(file: &Path, lifetime: Duration, age: Option<Duration>) -> Result<Self, Failure> {
         let kept = std::fs::read(file).ok().and_then(|text| serde_json::from_slice::<Vec<Root>>(&text).ok());
         let roots = kept.filter(|roots| !roots.is_empty());
-        let mut authority = Authority { roots: Vec::new(), signing: 0, lifetime, age, file: file.to_path_buf() };
+        let mut authority =
+            Authority { roots: Vec::new(), signing: 0, since: 0, lifetime, age, file: file.to_path_buf() };
         match roots {
             Some(roots) => authority.roots = roots,
             None => authority.add_root()?,
@@ -71,12 +75,22 @@ impl Authority {
     /// Signs the public key of a request for somebody. Whatever else the request says is passed over.
     pub fn sign(&self, request: &[u8], name: &Name) -> Result<Vec<u8>, Failure> {
         let request = CertificateSigningRequestParams::from_der(&request.into())?;
-        let signed =
-            CertificateSigningRequestParams { params: leaf(name, self.lifetime)?, public_key: request.public_key };
+        let uses = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let params = leaf(SanType::URI(name.to_string().try_into()?), &uses, self.lifetime);
+        let signed = CertificateSigningRequestParams { params, public_key: request.public_key };
+        Ok(signed.signed_by(&self.issuer()?)?.der().to_vec())
+    }
+
+    /// A certificate for a server of this name, and its key, which is made here: for discovery itself.
+    pub fn issue(&self, host: &str) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+        let key = KeyPair::generate()?;
+        let params = leaf(SanType::DnsName(host.try_into()?), &[ExtendedKeyUsagePurpose::ServerAuth], self.lifetime);
+        Ok((params.signed_by(&key, &self.issuer()?)?.der().to_vec(), key.serialize_der()))
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, Failure> {
         let root = self.roots.get(self.signing).ok_or("there is no root")?;
-        let key = KeyPair::try_from(root.key.as_slice())?;
-        let issuer = Issuer::new(root_params(root.made), key);
-        Ok(signed.signed_by(&issuer)?.der().to_vec())
+        Ok(Issuer::new(root_params(root.made), KeyPair::try_from(root.key.as_slice())?))
     }
 
     /// Goes on with the replacement of a root where it is time for it. `heard`: everybody has the present bundle. Says whether
@@ -85,11 +99,10 @@ impl Authority {
         let (Some(age), Some(newest)) = (self.age, self.roots.last()) else { return Ok(false) };
         let (now, made) = (seconds(), newest.made);
         if self.signing + 1 == self.roots.len() {
-            // What an older root signed is no longer valid after a lifetime.
-            if self.roots.len() > 1 && now > made + 2 * self.lifetime.as_secs() + 1 {
-                self.roots.drain(..self.signing);
+            // What an older root signed until then is no longer valid after a lifetime.
+            if self.roots.len() > 1 && now > self.since + self.lifetime.as_secs() + 1 {
+                self.keep(self.roots.iter().skip(self.signing).cloned().collect())?;
                 self.signing = 0;
-                self.keep()?;
                 return Ok(true);
             }
             if now < made + age.as_secs() || self.roots.len() > 1 {
@@ -99,7 +112,7 @@ impl Authority {
             return Ok(true);
         }
         if heard && now > made {
-            self.signing = self.roots.len() - 1;
+            (self.signing, self.since) = (self.roots.len() - 1, now);
         }
         Ok(false)
     }
@@ -107,20 +120,23 @@ impl Authority {
     fn add_root(&mut self) -> Result<(), Failure> {
         let (key, made) = (KeyPair::generate()?, seconds());
         let certificate = root_params(made).self_signed(&key)?.der().to_vec();
-        self.roots.push(Root { certificate, key: key.serialize_der(), made });
-        self.keep()
+        let new = Root { certificate, key: key.serialize_der(), made };
+        self.keep(self.roots.iter().cloned().chain([new]).collect())
     }
 
-    /// Written beside and moved into place, for nobody else to read.
-    fn keep(&self) -> Result<(), Failure> {
+    /// Has these roots from now on, once they are written: beside and moved into place, for nobody else to read. A root that
+    /// could not be kept is none: it would sign, and nobody would have been told of it.
+    fn keep(&mut self, roots: Vec<Root>) -> Result<(), Failure> {
         use std::io::Write as _;
         let beside = self.file.with_extension("new");
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(&beside)?.write_all(&serde_json::to_vec(&self.roots)?)?;
-        Ok(std::fs::rename(beside, &self.file)?)
+        options.open(&beside)?.write_all(&serde_json::to_vec(&roots)?)?;
+        std::fs::rename(beside, &self.file)?;
+        self.roots = roots;
+        Ok(())
     }
 }
 
@@ -140,16 +156,16 @@ fn root_params(made: u64) -> CertificateParams {
     params
 }
 
-/// A workload's certificate: its name is the only one in it.
-fn leaf(name: &Name, lifetime: Duration) -> Result<CertificateParams, Failure> {
+/// A certificate that signs nothing: its name is the only one in it.
+fn leaf(name: SanType, uses: &[ExtendedKeyUsagePurpose], lifetime: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(name.to_string().try_into()?)];
+    params.subject_alt_names = vec![name];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = uses.to_vec();
     params.use_authority_key_identifier_extension = true;
     between(&mut params, seconds(), lifetime);
-    Ok(params)
+    params
 }
 
 fn between(params: &mut CertificateParams, from: u64, lifetime: Duration) {
