@@ -13,12 +13,14 @@
 //! made that a plain scan up to the same route would not have paid for with a test of its own.
 
 mod build;
+mod chain;
 mod hash;
 mod host;
 mod key;
 mod search;
 mod text;
 
+pub(crate) use chain::ChainIndex;
 pub(crate) use hash::FastMap;
 pub(crate) use host::HostIndex;
 
