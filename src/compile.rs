@@ -86,7 +86,8 @@ impl Router {
 
     fn change(&mut self, changes: Vec<HostChange>, contested: &Contested, made: &mut Made) -> Option<()> {
         let mut by_port: BTreeMap<u16, Vec<Placed>> = BTreeMap::new();
-        for HostChange { port, host, now, own } in changes {
+        let mut by_name: BTreeMap<Arc<str>, Vec<Placed>> = BTreeMap::new();
+        for HostChange { port, table, host, now, own } in changes {
             let change = Placed { name: format!("{host}:{port}"), host, now: now.map(Arc::new) };
             let mut routes = change.now.iter().flat_map(|now| now.routes.iter());
             routes.try_for_each(|route| check_route(&self.plan, route)).ok()?;
@@ -94,13 +95,56 @@ impl Router {
                 let at = *self.bound.get(&(port, address))?;
                 self.change_table(at, &change.name, |table, http| place_alone(table, http, &change))?;
             }
-            by_port.entry(port).or_default().push(change);
+            match table {
+                Some(name) => by_name.entry(name).or_default().push(change),
+                None => by_port.entry(port).or_default().push(change),
+            }
+        }
+        for (name, changes) in by_name {
+            self.change_named(&name, |table, http| place(table, http, changes, |_| false, made))?;
         }
         for (port, changes) in by_port {
             let at = self.open_at(port)?;
             let contested = contested.get(&port);
             let contested = |domain: &str| contested.is_some_and(|contested| contested.contains(domain));
             self.change_table(at, &port.to_string(), |table, http| place(table, http, changes, contested, made))?;
+        }
+        Some(())
+    }
+
+    /// Changes the table of this name, wherever it stands: several listeners may share one.
+    fn change_named(
+        &mut self,
+        name: &str,
+        change: impl FnOnce(&mut Table, &mut HttpTable) -> Option<()>,
+    ) -> Option<()> {
+        let is_it = |chain: &Chain| matches!(&chain.target, Target::Http(http) if *http.name == *name);
+        let listeners = self.plan.listeners.iter().enumerate();
+        let all =
+            listeners.flat_map(|(at, listener)| listener.chains.iter().map(is_it).enumerate().map(move |it| (at, it)));
+        let spots: Vec<(usize, usize)> =
+            all.filter(|(_, (_, is_it))| *is_it).map(|(at, (chain, _))| (at, chain)).collect();
+        let &(at, chain) = spots.first()?;
+        let table_at = |(at, chain): (usize, usize)| match &self.plan.listeners.get(at)?.chains.get(chain)?.target {
+            Target::Http(http) => Some(http),
+            Target::Tcp { .. } => None,
+        };
+        let http = table_at((at, chain))?;
+        // Two servers may have given their tables one name.
+        if !spots.iter().all(|&spot| table_at(spot).is_some_and(|other| Arc::ptr_eq(other, http))) {
+            return None;
+        }
+        let (mut http, mut table) = (HttpTable::clone(http), Table::clone(self.doors.get(at)?.table(chain)?));
+        change(&mut table, &mut http)?;
+        let (http, table) = (Arc::new(http), Arc::new(table));
+        for (at, chain) in spots {
+            let mut listener = Listener::clone(self.plan.listeners.get(at)?);
+            let mut door = Door::clone(self.doors.get(at)?);
+            listener.chains.get_mut(chain)?.target = Target::Http(http.clone());
+            *door.table_mut(chain)? = table.clone();
+            door.listener = Arc::new(listener);
+            Arc::make_mut(&mut self.plan).listeners.set(at, door.listener.clone());
+            self.doors.set(at, door);
         }
         Some(())
     }
@@ -119,7 +163,7 @@ impl Router {
         if *http.name != *name {
             return None;
         }
-        change(Arc::make_mut(door.first_table()?), Arc::make_mut(http))?;
+        change(Arc::make_mut(door.table_mut(0)?), Arc::make_mut(http))?;
         door.listener = Arc::new(listener);
         Arc::make_mut(&mut self.plan).listeners.set(at, door.listener.clone());
         self.doors.set(at, door);

@@ -82,6 +82,12 @@ pub(crate) enum Scope {
     Whole,
 }
 
+impl<'a> Resource<'a> {
+    fn of((reference, entry): (&'a ResourceRef, &'a Entry)) -> Self {
+        Resource { object: &entry.object, reference, applied: entry.applied }
+    }
+}
+
 /// Resources that were read and not yet applied.
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
@@ -342,12 +348,14 @@ impl Resources {
 
     /// All resources, by kind, namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = Resource<'_>> {
-        let resource = |(reference, entry)| (reference, entry);
-        self.entries.iter().map(resource).map(|(reference, entry): (&ResourceRef, &Entry)| Resource {
-            object: &entry.object,
-            reference,
-            applied: entry.applied,
-        })
+        self.entries.iter().map(Resource::of)
+    }
+
+    /// Those of one kind, by namespace and name.
+    pub(crate) fn of_kind(&self, kind: &str) -> impl Iterator<Item = Resource<'_>> {
+        let kind: Arc<str> = kind.into();
+        let first = ResourceRef { kind: kind.clone(), namespace: "".into(), name: "".into() };
+        self.entries.range(first..).take_while(move |(known, _)| known.kind == kind).map(Resource::of)
     }
 
     /// Where a field of a resource was written: its line, or that of the nearest field around it.

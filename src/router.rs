@@ -59,9 +59,14 @@ impl Door {
         Some((&self.listener.chains[at], self.tables[at].as_deref()))
     }
 
-    /// The index of its first chain.
-    pub(crate) fn first_table(&mut self) -> Option<&mut Arc<Table>> {
-        self.tables.first_mut()?.as_mut()
+    /// The index of one of its chains.
+    pub(crate) fn table(&self, chain: usize) -> Option<&Table> {
+        self.tables.get(chain)?.as_deref()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn table_mut(&mut self, chain: usize) -> Option<&mut Arc<Table>> {
+        self.tables.get_mut(chain)?.as_mut()
     }
 }
 

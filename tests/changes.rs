@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use meshroute::plan::{HttpTable, Target, VirtualHost};
 use meshroute::{
-    Live, Mesh, Plan, Precedence, Reader, Reading, Request, ResourceRef, Resources, Roll, Router, Snapshot, Viewpoint,
-    Views,
+    Live, Mesh, Plan, Precedence, Reader, Reading, Request, ResourceRef, Resources, Roll, Router, Snapshot, TlsHello,
+    Viewpoint, Views,
 };
 use plans::Choices;
 use proptest::prelude::*;
@@ -54,7 +54,7 @@ fn most_changes_share_most() {
 #[test]
 fn most_latecomers_share_most() {
     let (mut late, mut sharing) = (0, 0);
-    for seed in 0..6 {
+    for seed in 0..20 {
         let data = noise(seed, 1_000);
         let mut world = World::new(&data);
         while !world.choices.is_empty() {
@@ -123,6 +123,63 @@ fn services_come_and_go_beside_others() {
     for (kind, name) in [("Service", "c"), ("ServiceEntry", "e")] {
         let reference = ResourceRef::new(kind, "x", name);
         act(&mut world, &|views| assert!(views.delete(&reference).expect("what was resolved is legal")));
+    }
+}
+
+/// A gateway shares the virtual hosts whose rules did not change, on all of its ports.
+#[test]
+fn rules_of_a_gateway_come_and_go_beside_others() {
+    let rules = |name: &str, more: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: x}}\nspec: {{hosts: \
+             [{name}.org], gateways: [g], http: [{more}{{route: [{{destination: {{host: {name}}}}}]}}]}}"
+        )
+    };
+    let mut world = World::new(&[]);
+    for text in [
+        "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: x}, spec: {ports: [{name: http, port: 80}]}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: b, namespace: x}, spec: {ports: [{name: http, port: 80}]}}",
+        "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: g, namespace: x}, spec: {selector: {gw: g}, servers: [\
+         {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*.org'], tls: {httpsRedirect: true}}, \
+         {port: {number: 443, name: https, protocol: HTTPS}, hosts: ['x/*'], tls: {mode: SIMPLE, credentialName: c}}]}}",
+        &rules("a", ""),
+        &rules("b", ""),
+    ] {
+        world.views.apply_text(text, "-", Reading::Strict);
+    }
+    let steps = [
+        rules("a", "{match: [{uri: {prefix: /a}}], redirect: {uri: /b}}, "),
+        rules("c", ""),
+        "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: a, namespace: x}, spec: {host: a, \
+         trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: h}}}}}"
+            .to_string(),
+        "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: x}, spec: {ports: [{name: http, port: 8080}]}}".to_string(),
+    ];
+    let gone = [("VirtualService", "c"), ("DestinationRule", "a"), ("Service", "a"), ("VirtualService", "a")];
+    let gone = gone.map(|(kind, name)| ResourceRef::new(kind, "x", name));
+    let read = |text: &String| {
+        let mut reader = Reader::new(Reading::Strict);
+        reader.text(text, "-");
+        reader.objects().next().expect("the text is right").clone()
+    };
+    let come = steps.iter().map(|text| (Some(read(text)), None));
+    for (now, gone) in come.chain(gone.iter().map(|gone| (None, Some(gone)))) {
+        let before = world.cells[4].load();
+        let done = match (now, gone) {
+            (Some(now), _) => world.views.apply(now).map(|_| ()),
+            (None, gone) => world.views.delete(gone.expect("one of the two")).map(|_| ()),
+        };
+        done.expect("what was resolved is legal");
+        world.compare();
+        let now = world.cells[4].load();
+        assert!(!Arc::ptr_eq(before.plan(), now.plan()));
+        let kept = |router: &Router| -> Vec<Arc<VirtualHost>> {
+            let hosts = tables(router).flat_map(|table| &table.hosts);
+            hosts.filter(|host| host.name.starts_with("b.org")).cloned().collect()
+        };
+        let (before, now) = (kept(&before), kept(&now));
+        assert_eq!(before.len(), 2);
+        assert!(before.iter().zip(&now).all(|(before, now)| Arc::ptr_eq(before, now)), "{now:?}");
     }
 }
 
@@ -213,8 +270,10 @@ fn same_answers(now: &Router, wanted: &Router) {
             Target::Tcp { .. } => None,
         });
         for name in tables.flat_map(|table| names(table)) {
-            for headers in [&[][..], &[("v", "1")]] {
+            for (headers, tls) in [(&[][..], None), (&[("v", "1")], None), (&[], Some(TlsHello { sni: Some(&*name) }))]
+            {
                 let mut request = Request::new("GET", &name, "/a/b").headers(&headers).port(listener.port);
+                request.tls = tls;
                 request.address = listener.addresses.first().copied();
                 let told = |router: &Router| {
                     let decision = router.decide(&request, &roll);

@@ -159,7 +159,10 @@ mod tests {
     fn a_range_is_known_by_its_first_address() {
         let network = |text: &str| Cidr::parse(text).unwrap().network().to_string();
         assert_eq!(network("10.1.2.3/16"), "10.1.0.0");
-        assert_eq!(["10.1.2.3", "9.9.9.9/0", "fe80::1/10", "::9/0"].map(network), ["10.1.2.3", "0.0.0.0", "fe80::", "::"]);
+        assert_eq!(
+            ["10.1.2.3", "9.9.9.9/0", "fe80::1/10", "::9/0"].map(network),
+            ["10.1.2.3", "0.0.0.0", "fe80::", "::"]
+        );
         assert_eq!(Cidr::around("10.1.2.3".parse().unwrap(), 33), None);
     }
 }

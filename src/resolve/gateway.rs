@@ -1,8 +1,8 @@
-//! The listeners and route tables of a gateway.
+//! The listeners and route tables of a gateway, and single virtual hosts of these, made again.
 //!
 //! Source: istio `pilot/pkg/networking/core/gateway.go`; reference sections 3.3 and 11.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use super::cluster::Clusters;
 use super::lower::{self, LoweredRule, Place};
 use super::precedence::{fold, join, note_conflict};
 use super::registry::{Protocol, Service};
+use super::view::HostChange;
 use super::virtual_service::Root;
 use super::{Findings, Mesh, Precedence, Viewpoint, l4};
 use crate::diagnostic::{Diagnostic, ResourceRef};
@@ -28,7 +29,11 @@ pub(super) struct Inbound<'a> {
     /// The VirtualServices that it sees, in the order in which they count.
     pub(super) roots: Vec<&'a Root>,
     pub(super) resources: &'a Resources,
+    pub(super) targets: &'a Targets,
 }
+
+/// The ports of a gateway's pod that the ports of its own Services lead to.
+pub(super) type Targets = BTreeMap<u16, u16>;
 
 /// One server of one Gateway resource.
 struct Bound<'a> {
@@ -45,10 +50,7 @@ type Spot = (u16, Option<IpAddr>);
 
 impl Inbound<'_> {
     pub(super) fn listeners(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Listener> {
-        let mut by_spot: BTreeMap<Spot, Vec<Bound<'_>>> = BTreeMap::new();
-        for bound in self.servers(findings) {
-            by_spot.entry(bound.spot).or_default().push(bound);
-        }
+        let by_spot = self.by_spot(findings);
         let mut listeners: BTreeMap<Spot, Listener> = BTreeMap::new();
         for (&spot, servers) in &by_spot {
             listeners.insert(spot, self.listener(spot, servers, clusters, findings));
@@ -63,38 +65,18 @@ impl Inbound<'_> {
         listeners.into_values().collect()
     }
 
-    /// The ports of the pod that the ports of the gateway's own Services lead to.
-    fn targets(&self) -> BTreeMap<u16, u16> {
-        let own = &self.viewpoint.labels;
-        let pods = kubernetes::pods(self.resources);
-        let pod = pods
-            .iter()
-            .find(|pod| pod.metadata.namespace == self.viewpoint.namespace && has_labels(&pod.metadata.labels, own));
-        let mut targets = BTreeMap::new();
-        for resource in self.resources.iter() {
-            let Object::Service(service) = resource.object else { continue };
-            let spec = &service.spec;
-            let selects = service.metadata.namespace == self.viewpoint.namespace
-                && !spec.selector.is_empty()
-                && has_labels(own, &spec.selector);
-            for port in spec.ports.iter().filter(|_| selects) {
-                targets.entry(port.port).or_insert_with(|| kubernetes::target_port(port, pod));
-            }
+    /// The servers by where they listen.
+    fn by_spot(&self, findings: &mut Findings) -> BTreeMap<Spot, Vec<Bound<'_>>> {
+        let mut by_spot: BTreeMap<Spot, Vec<Bound<'_>>> = BTreeMap::new();
+        for bound in self.servers(findings) {
+            by_spot.entry(bound.spot).or_default().push(bound);
         }
-        targets
+        by_spot
     }
 
     /// The servers of the Gateways that select this workload, oldest first.
     fn servers(&self, findings: &mut Findings) -> Vec<Bound<'_>> {
-        let mut gateways: Vec<(&Gateway, u64)> = self
-            .resources
-            .iter()
-            .filter_map(|resource| match resource.object {
-                Object::Gateway(gateway) => Some((gateway, resource.applied)),
-                _ => None,
-            })
-            .filter(|(gateway, _)| has_labels(&self.viewpoint.labels, &gateway.spec.selector))
-            .collect();
+        let mut gateways: Vec<(&Gateway, u64)> = selecting(self.resources, self.viewpoint).collect();
         gateways.sort_by_key(|(gateway, applied)| {
             let metadata = &gateway.metadata;
             match self.mesh.precedence {
@@ -104,18 +86,17 @@ impl Inbound<'_> {
                 Precedence::LastApplied => (None, *applied, "", ""),
             }
         });
-        let targets = self.targets();
         let mut servers = Vec::new();
         for (gateway, _) in gateways {
             for (at, server) in gateway.spec.servers.iter().enumerate() {
-                servers.extend(Bound::new(gateway, at, server, &targets, findings));
+                servers.extend(Bound::new(gateway, at, server, self.targets, findings));
             }
         }
         servers
     }
 
-    /// The plain HTTP servers of a place share one table; each one that ends TLS has its own; what is passed on has a
-    /// chain for each rule. The first server says whether the port is plain HTTP, TLS or opaque; others are left out.
+    /// The first server says whether the port is plain HTTP, TLS or opaque; others are left out. What is passed on has a chain
+    /// for each rule.
     fn listener(
         &self,
         (port, address): Spot,
@@ -124,48 +105,47 @@ impl Inbound<'_> {
         findings: &mut Findings,
     ) -> Listener {
         let mut listener = Listener::new(port, address.into_iter().collect());
-        let kind = servers.first().map(Bound::kind);
-        let alike = |bound: &&Bound<'_>| Some(bound.kind().family()) == kind.map(ServerKind::family);
-        let mut taken: HashSet<HostPattern> = HashSet::new();
-        let mut plain = Vec::new();
-        for bound in servers.iter().filter(alike) {
+        for bound in heard(servers) {
             match bound.kind() {
-                ServerKind::Http => plain.push(bound),
-                ServerKind::Tcp => {
-                    if listener.chains.is_empty() {
-                        listener.chains.extend(self.tcp_chain(bound, clusters, findings));
-                        // The first server has the port, whether or not anybody binds to it.
-                        break;
-                    }
-                }
+                ServerKind::Http => {}
+                ServerKind::Tcp => listener.chains.extend(self.tcp_chain(bound, clusters, findings)),
                 ServerKind::Https | ServerKind::Tls | ServerKind::Passthrough => {
-                    let hosts: Vec<HostPattern> = bound.all_hosts().collect();
-                    if hosts.iter().any(|host| taken.contains(host)) {
-                        continue;
-                    }
-                    taken.extend(hosts);
                     listener.chains.extend(self.tls_chains(bound, clusters, findings));
                 }
             }
         }
-        if !plain.is_empty() {
-            let bind = address.map(|address| format!(".{address}")).unwrap_or_default();
-            let table = self.table(&format!("http.{}{bind}", plain[0].port), &plain, false, clusters, findings);
-            listener.chains.push(Chain::new(Target::Http(Arc::new(table))));
-        }
+        let plain = tables(servers).into_iter().find(|place| !place.encrypted);
+        listener.chains.extend(plain.map(|place| Chain::new(self.target(&place, clusters, findings))));
         listener
+    }
+
+    /// The virtual hosts of some hosts, as they are now in each of the tables.
+    pub(super) fn hosts(&self, hosts: &BTreeSet<HostPattern>, clusters: &mut Clusters<'_>) -> Vec<HostChange> {
+        let (by_spot, mut changes) = (self.by_spot(&mut Findings::new()), Vec::new());
+        for place in by_spot.values().flat_map(|servers| tables(servers)) {
+            let mut claims = self.claims(&place, clusters, &mut Findings::new());
+            for host in hosts {
+                let now = claims.take(host).map(|claimed| self.virtual_host(claimed, place.port, &mut Findings::new()));
+                let table = Some(place.name.as_str().into());
+                changes.push(HostChange { port: place.port, table, host: host.clone(), now, own: Vec::new() });
+            }
+        }
+        changes
+    }
+
+    /// The hosts that a VirtualService claims at some server.
+    pub(super) fn claimed_by(&self, root: &Root) -> BTreeSet<HostPattern> {
+        let servers = self.servers(&mut Findings::new());
+        let bound = servers.iter().filter(|bound| root.binds(&bound.gateway));
+        let claimed = bound.flat_map(|bound| intersection(&bound.hosts_for(&root.resource.namespace), &root.hosts));
+        claimed.map(|(host, _)| host).collect()
     }
 
     fn tls_chains(&self, bound: &Bound<'_>, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Chain> {
         let mut chains: Vec<Chain> = match bound.kind() {
             ServerKind::Passthrough => return self.passed_on(bound, clusters, findings),
             ServerKind::Tls => self.tcp_chain(bound, clusters, findings).into_iter().collect(),
-            _ => {
-                let port_name = bound.server.port.as_ref().map(|port| port.name.as_str()).unwrap_or_default();
-                let name = format!("https.{}.{port_name}.{}", bound.port, bound.gateway);
-                let table = self.table(&name, &[bound], true, clusters, findings);
-                vec![Chain::new(Target::Http(Arc::new(table)))]
-            }
+            _ => vec![Chain::new(self.target(&TablePlace::encrypted(bound), clusters, findings))],
         };
         for chain in &mut chains {
             chain.transport = Transport::Terminated;
@@ -234,16 +214,17 @@ impl Inbound<'_> {
         chains
     }
 
-    fn table(
-        &self,
-        name: &str,
-        servers: &[&Bound<'_>],
-        encrypted: bool,
-        clusters: &mut Clusters<'_>,
-        findings: &mut Findings,
-    ) -> HttpTable {
-        let mut claims = Claims::default();
-        for bound in servers {
+    fn target(&self, place: &TablePlace<'_, '_>, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Target {
+        let hosts = self.claims(place, clusters, findings).hosts.into_iter();
+        let mut table = HttpTable::new(&*place.name, Unclaimed::NotFound);
+        table.hosts = hosts.map(|claimed| Arc::new(self.virtual_host(claimed, place.port, findings))).collect();
+        Target::Http(Arc::new(table))
+    }
+
+    /// Who claims which host of a table.
+    fn claims(&self, place: &TablePlace<'_, '_>, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Claims<'_> {
+        let (mut claims, encrypted) = (Claims::default(), place.encrypted);
+        for bound in &place.servers {
             let place = Place { port: bound.port, gateway: &bound.gateway, encrypted, viewpoint: self.viewpoint };
             for root in self.roots.iter().filter(|root| root.binds(&bound.gateway)) {
                 let rules: Arc<[LoweredRule]> = lower::rules(root, &place, clusters, findings).into();
@@ -265,10 +246,7 @@ impl Inbound<'_> {
                 }
             }
         }
-        let mut table = HttpTable::new(name, Unclaimed::NotFound);
-        let hosts = claims.hosts.into_iter();
-        table.hosts = hosts.map(|claimed| Arc::new(self.virtual_host(claimed, servers[0].port, findings))).collect();
-        table
+        claims
     }
 
     fn virtual_host(&self, claimed: Claimed<'_>, port: u16, findings: &mut Findings) -> VirtualHost {
@@ -322,6 +300,61 @@ impl<'a> Claims<'a> {
         }
         &mut self.hosts[at]
     }
+
+    /// Hands out what is claimed of a host, which is asked for once.
+    fn take(&mut self, host: &HostPattern) -> Option<Claimed<'a>> {
+        let at = self.places.remove(host)?;
+        let empty = Claimed { host: host.clone(), layers: Vec::new(), require_tls: false };
+        self.hosts.get_mut(at).map(|claimed| std::mem::replace(claimed, empty))
+    }
+}
+
+/// A route table: its name, its port and the servers that share it.
+struct TablePlace<'b, 'a> {
+    name: String,
+    /// The first server's.
+    port: u16,
+    encrypted: bool,
+    servers: Vec<&'b Bound<'a>>,
+}
+
+impl<'b, 'a> TablePlace<'b, 'a> {
+    /// A server that ends TLS has a table of its own.
+    fn encrypted(bound: &'b Bound<'a>) -> Self {
+        let port_name = bound.server.port.as_ref().map(|port| port.name.as_str()).unwrap_or_default();
+        let name = format!("https.{}.{port_name}.{}", bound.port, bound.gateway);
+        TablePlace { name, port: bound.port, encrypted: true, servers: vec![bound] }
+    }
+}
+
+/// The tables of one place: the plain HTTP servers share one.
+fn tables<'b, 'a>(servers: &'b [Bound<'a>]) -> Vec<TablePlace<'b, 'a>> {
+    let (plain, others): (Vec<_>, Vec<_>) = heard(servers).partition(|bound| bound.kind() == ServerKind::Http);
+    let encrypted = others.into_iter().filter(|bound| bound.kind() == ServerKind::Https).map(TablePlace::encrypted);
+    let mut tables: Vec<TablePlace<'b, 'a>> = encrypted.collect();
+    if let Some(first) = plain.first() {
+        let bind = first.spot.1.map(|address| format!(".{address}")).unwrap_or_default();
+        let name = format!("http.{}{bind}", first.port);
+        tables.push(TablePlace { name, port: first.port, encrypted: false, servers: plain });
+    }
+    tables
+}
+
+/// The servers of one place that count: those of the first one's kind; of opaque ones only the first, whether or not anybody
+/// binds to it; of those told apart by their hosts none that wants what one before it has.
+fn heard<'b, 'a>(servers: &'b [Bound<'a>]) -> impl Iterator<Item = &'b Bound<'a>> {
+    let family = servers.first().map(|bound| bound.kind().family());
+    let mut taken: HashSet<HostPattern> = HashSet::new();
+    let mut opaque = false;
+    servers.iter().filter(move |bound| Some(bound.kind().family()) == family).filter(move |bound| match bound.kind() {
+        ServerKind::Http => true,
+        ServerKind::Tcp => !std::mem::replace(&mut opaque, true),
+        ServerKind::Https | ServerKind::Tls | ServerKind::Passthrough => {
+            let free = !bound.all_hosts().any(|host| taken.contains(&host));
+            taken.extend(bound.all_hosts().filter(|_| free));
+            free
+        }
+    })
 }
 
 impl<'a> Bound<'a> {
@@ -435,16 +468,40 @@ fn bind(written: &str) -> Option<Option<IpAddr>> {
     Some(Some(address).filter(|address| !address.is_unspecified()))
 }
 
+/// The Gateways that select a workload, each with its place in the order of application.
+fn selecting<'r>(resources: &'r Resources, viewpoint: &'r Viewpoint) -> impl Iterator<Item = (&'r Gateway, u64)> {
+    let gateways = resources.of_kind("Gateway").filter_map(|resource| match resource.object {
+        Object::Gateway(gateway) => Some((gateway, resource.applied)),
+        _ => None,
+    });
+    gateways.filter(|(gateway, _)| has_labels(&viewpoint.labels, &gateway.spec.selector))
+}
+
+/// Where a gateway's own Services lead to, by its labels and a pod of its own.
+pub(super) fn targets(resources: &Resources, viewpoint: &Viewpoint) -> Targets {
+    let own = &viewpoint.labels;
+    let pods = kubernetes::pods(resources);
+    let pod =
+        pods.iter().find(|pod| pod.metadata.namespace == viewpoint.namespace && has_labels(&pod.metadata.labels, own));
+    let mut targets = Targets::new();
+    for resource in resources.of_kind("Service") {
+        let Object::Service(service) = resource.object else { continue };
+        let spec = &service.spec;
+        let selects = service.metadata.namespace == viewpoint.namespace
+            && !spec.selector.is_empty()
+            && has_labels(own, &spec.selector);
+        for port in spec.ports.iter().filter(|_| selects) {
+            targets.entry(port.port).or_insert_with(|| kubernetes::target_port(port, pod));
+        }
+    }
+    targets
+}
+
 /// Whether some server that a workload may have gives a name to each cluster of the mesh.
 pub(super) fn lists_clusters(resources: &Resources, viewpoint: &Viewpoint) -> bool {
     let mode = |server: &Server| server.tls.as_ref().map(|tls| tls.mode);
-    resources.iter().any(|resource| match resource.object {
-        Object::Gateway(gateway) => {
-            let listed = gateway.spec.servers.iter().any(|server| mode(server) == Some(ServerTlsMode::AutoPassthrough));
-            listed && has_labels(&viewpoint.labels, &gateway.spec.selector)
-        }
-        _ => false,
-    })
+    let mut servers = selecting(resources, viewpoint).flat_map(|(gateway, _)| &gateway.spec.servers);
+    servers.any(|server| mode(server) == Some(ServerTlsMode::AutoPassthrough))
 }
 
 /// A chain for every cluster of the mesh that the server's hosts cover, by the server name that Istio gives it: `outbound_.80_.v1_.host`.

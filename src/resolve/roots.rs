@@ -220,6 +220,20 @@ impl<'a> Seen<'a> {
         self.in_order(self.roots.by_host.get(host).into_iter().flatten())
     }
 
+    /// Those that may claim one of some hosts at a gateway: by the host itself, or by a wildcard that covers it.
+    pub(super) fn claiming(&self, hosts: &BTreeSet<HostPattern>) -> impl Iterator<Item = &'a Root> + use<'a> {
+        let covering =
+            hosts.iter().flat_map(|host| self.roots.wildcards.iter().filter(move |wild| host.is_within(wild)));
+        let names: BTreeSet<&HostPattern> = covering.chain(hosts).collect();
+        let found: BTreeMap<&Order, &Arc<Root>> = names
+            .into_iter()
+            .filter_map(|host| self.roots.by_host.get(host))
+            .flatten()
+            .map(|root| (&root.order, root))
+            .collect();
+        self.in_order(found.into_values())
+    }
+
     /// The host string, of all VirtualServices on whatever port, that names a service most exactly, and the first
     /// VirtualService that has it (reference 3.2).
     pub(super) fn most_specific(&self, service: &HostPattern) -> Option<(&'a HostPattern, &'a Root)> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::apart::Pair;
 use super::registry::{Registry, Service};
-use super::view::{self, Concerned, FromNothing, Shared, View};
+use super::view::{Concerned, FromNothing, Shared, View};
 use super::{Keys, ViewpointKind};
 use crate::name::HostPattern;
 use crate::plan::Names;
@@ -38,8 +38,7 @@ impl View {
             return Ok(None);
         }
         if self.viewpoint.kind == ViewpointKind::Gateway {
-            self.turn_over_behind(shared, keys, &before)?;
-            return Ok(Some((Concerned::default(), names.clone())));
+            return Ok(Some((self.turn_over_behind(shared, keys, &before)?, names.clone())));
         }
         if !self.is_open() {
             return Err(FromNothing);
@@ -66,21 +65,20 @@ impl View {
         Ok(Some((concerned, names)))
     }
 
-    /// For a gateway, services are nothing but clusters, as long as no rule leads to them: that has a part in the rule's port
-    /// and in what its requests stick by.
+    /// For a gateway, services are clusters, and have a part in the rules that lead to them: in the port that these mean, and in
+    /// what their requests stick by.
     fn turn_over_behind(
         &mut self,
         shared: Shared<'_>,
         keys: &mut Keys,
         before: &HashMap<String, Option<Arc<Service>>>,
-    ) -> Result<(), FromNothing> {
-        let seen = view::seen(shared, &self.viewpoint, &self.scope);
-        let led_to = |host: &String| shared.roots.leading(host).any(|root| seen.sees(root));
-        if self.lists_clusters || before.keys().any(led_to) {
+    ) -> Result<Concerned, FromNothing> {
+        if self.lists_clusters {
             return Err(FromNothing);
         }
+        let concerned = self.claimed_by(shared, before.keys().flat_map(|host| shared.roots.leading(host)))?;
         self.remake(shared, keys, before.keys().map(String::as_str));
-        Ok(())
+        Ok(concerned)
     }
 
     /// What the client saw of each host of which it sees something else now.

@@ -46,12 +46,16 @@ pub(crate) struct View {
     pub(super) capitals: bool,
     /// Whether it is a gateway with a name for each cluster of the mesh.
     pub(super) lists_clusters: bool,
+    /// Where a gateway's own Services lead to.
+    pub(super) targets: Arc<gateway::Targets>,
 }
 
 /// A virtual host that may be another than before.
 #[derive(Debug)]
 pub(crate) struct HostChange {
     pub(crate) port: u16,
+    /// The name of its table; `None`: that of the port.
+    pub(crate) table: Option<Arc<str>>,
     pub(crate) host: HostPattern,
     /// As it is now; `None`: there is none.
     pub(crate) now: Option<VirtualHost>,
@@ -59,10 +63,13 @@ pub(crate) struct HostChange {
     pub(crate) own: Vec<IpAddr>,
 }
 
-/// The exact hosts of which the virtual hosts may be others now, on the ports in question.
+/// The hosts of which the virtual hosts may be others now.
 #[derive(Debug, Default)]
 pub(crate) struct Concerned {
+    /// Of a sidecar: exact ones, on the ports in question.
     pub(super) pairs: BTreeSet<(u16, HostPattern)>,
+    /// Of a gateway, in whichever table.
+    pub(super) claimed: BTreeSet<HostPattern>,
 }
 
 /// The rule that speaks for each of some services.
@@ -76,7 +83,7 @@ pub(crate) struct FromNothing;
 impl Concerned {
     /// Whether no virtual host can be another.
     pub(crate) fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
+        self.pairs.is_empty() && self.claimed.is_empty()
     }
 }
 
@@ -99,13 +106,15 @@ impl View {
         let registry = Registry::new(shared.world, &sight);
         let ports = Ports::of(registry);
         let capitals = registry.visible().any(|service| service.host.as_str().bytes().any(|b| b.is_ascii_uppercase()));
+        let is_gateway = viewpoint.kind == ViewpointKind::Gateway;
+        let targets = if is_gateway { gateway::targets(shared.resources, viewpoint) } else { Default::default() };
         let mut view = View {
             viewpoint: viewpoint.clone(),
             scope,
             ports,
             capitals,
-            lists_clusters: viewpoint.kind == ViewpointKind::Gateway
-                && gateway::lists_clusters(shared.resources, viewpoint),
+            lists_clusters: is_gateway && gateway::lists_clusters(shared.resources, viewpoint),
+            targets: Arc::new(targets),
             sight,
             clusters: List::default(),
             contested: Arc::default(),
@@ -142,7 +151,7 @@ impl View {
             }
             ViewpointKind::Gateway => {
                 let roots = seen(shared, viewpoint, &self.scope).iter().collect();
-                let inbound = Inbound { viewpoint, mesh: shared.mesh, roots, resources: shared.resources };
+                let inbound = inbound(shared, viewpoint, &self.targets, roots);
                 plan.listeners = inbound.listeners(&mut clusters, findings).into_iter().collect();
                 plan.unmatched = Unmatched::Reset;
             }
@@ -232,11 +241,15 @@ impl View {
 
     /// The virtual hosts that may send requests to some hosts, with what these stick by.
     fn stuck(&self, shared: Shared<'_>, sticky: &BTreeSet<HostPattern>) -> Result<Concerned, FromNothing> {
-        if self.viewpoint.kind == ViewpointKind::Gateway || self.capitals || self.scope.is_narrow() {
-            return Err(FromNothing);
-        }
         // Another may stand for it.
         if sticky.iter().any(|host| shared.world.aliases(host.as_str()).next().is_some()) {
+            return Err(FromNothing);
+        }
+        if self.viewpoint.kind == ViewpointKind::Gateway {
+            let leading = sticky.iter().flat_map(|host| shared.roots.leading(host.as_str()));
+            return self.claimed_by(shared, leading);
+        }
+        if self.capitals || self.scope.is_narrow() {
             return Err(FromNothing);
         }
         let registry = Registry::new(shared.world, &self.sight);
@@ -261,11 +274,8 @@ impl View {
 
     /// What depends on a VirtualService that was replaced.
     pub(crate) fn replaced(&self, shared: Shared<'_>, replaced: &Replaced) -> Result<Concerned, FromNothing> {
-        let seen = seen(shared, &self.viewpoint, &self.scope);
         if self.viewpoint.kind == ViewpointKind::Gateway {
-            let mut both = replaced.both().filter(|root| seen.sees(root));
-            let bound = both.any(|root| root.is_bound_to_gateway());
-            return if bound { Err(FromNothing) } else { Ok(Concerned::default()) };
+            return self.claimed_by(shared, replaced.both().map(|root| &**root));
         }
         let exported = |root: &&Arc<Root>| root.export.reaches(&self.viewpoint.namespace) && root.binds("mesh");
         let roots: Vec<&Arc<Root>> = replaced.both().filter(exported).collect();
@@ -278,6 +288,28 @@ impl View {
         }
         let mut concerned = Concerned::default();
         roots.into_iter().for_each(|root| self.concern(shared, root, &mut concerned));
+        Ok(concerned)
+    }
+
+    /// The hosts that some VirtualServices claim at a gateway. What they say of whole connections is told to none of them.
+    pub(super) fn claimed_by<'r>(
+        &self,
+        shared: Shared<'_>,
+        roots: impl Iterator<Item = &'r Root>,
+    ) -> Result<Concerned, FromNothing> {
+        let seen = seen(shared, &self.viewpoint, &self.scope);
+        let inbound = inbound(shared, &self.viewpoint, &self.targets, Vec::new());
+        let mut concerned = Concerned::default();
+        for root in roots.filter(|root| root.is_bound_to_gateway() && seen.sees(root)) {
+            let claimed = inbound.claimed_by(root);
+            if root.is_opaque() && !claimed.is_empty() {
+                return Err(FromNothing);
+            }
+            concerned.claimed.extend(claimed);
+        }
+        if cfg!(meshroute_fault = "claim") {
+            concerned.claimed.pop_last(); // planted: one that depends on it is left as it was
+        }
         Ok(concerned)
     }
 
@@ -321,7 +353,12 @@ impl View {
         for (port, host) in &concerned.pairs {
             let now = outbound.host(host, *port, &mut clusters);
             let own = own_addresses(clusters.registry, host, *port);
-            changes.push(HostChange { port: *port, host: host.clone(), now, own });
+            changes.push(HostChange { port: *port, table: None, host: host.clone(), now, own });
+        }
+        if !concerned.claimed.is_empty() {
+            let roots = seen(shared, viewpoint, &self.scope).claiming(&concerned.claimed).collect();
+            let inbound = inbound(shared, viewpoint, &self.targets, roots);
+            changes.extend(inbound.hosts(&concerned.claimed, &mut clusters));
         }
         self.clusters = clusters.list;
         if changes.iter().any(|change| self.is_contested(change)) { Err(FromNothing) } else { Ok(changes) }
@@ -375,6 +412,15 @@ fn clusters<'r>(
 
 pub(super) fn seen<'r>(shared: Shared<'r>, viewpoint: &'r Viewpoint, scope: &'r Scope) -> Seen<'r> {
     Seen { roots: shared.roots, viewpoint, scope, mesh: shared.mesh }
+}
+
+fn inbound<'r>(
+    shared: Shared<'r>,
+    viewpoint: &'r Viewpoint,
+    targets: &'r gateway::Targets,
+    roots: Vec<&'r Root>,
+) -> Inbound<'r> {
+    Inbound { viewpoint, mesh: shared.mesh, roots, resources: shared.resources, targets }
 }
 
 fn outbound<'r>(shared: Shared<'r>, scope: &'r Scope, viewpoint: &'r Viewpoint) -> Outbound<'r> {

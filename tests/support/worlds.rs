@@ -112,9 +112,13 @@ fn reshaped(choices: &mut Choices<'_>, views: &Views) -> Option<Object> {
     Some(object)
 }
 
-/// Something that declares services.
+/// Something that declares services, or where a gateway listens.
 fn declared(choices: &mut Choices<'_>) -> Option<Object> {
-    let text = if choices.chance(60) { service(choices) } else { entry(choices) };
+    let text = match choices.below(10) {
+        0..=1 => gateway(choices),
+        2..=6 => service(choices),
+        _ => entry(choices),
+    };
     read(&text)
 }
 
@@ -309,7 +313,8 @@ fn rules(choices: &mut Choices<'_>) -> String {
     let wild = choices.chance(15);
     let known = if wild { &HOSTS[..] } else { &HOSTS[..9] };
     let hosts: Vec<String> = (0..choices.one(&[1, 1, 2])).map(|_| format!("'{}'", choices.one(known))).collect();
-    let gateways = choices.one(&["", "", "", "", "", ", gateways: [mesh, g]", ", gateways: [x/g]"]);
+    let gateways =
+        choices.one(&["", "", "", "", "", ", gateways: [mesh, g]", ", gateways: [x/g]", ", gateways: [x/g, x/h]"]);
     let opaque = match choices.below(16) {
         0 => ", tcp: [{route: [{destination: {host: b}}]}]",
         1 => ", tcp: [{match: [{sourceLabels: {app: a}}], route: [{destination: {host: c}}]}]",
@@ -343,12 +348,23 @@ fn http_rule(choices: &mut Choices<'_>) -> String {
 }
 
 fn gateway(choices: &mut Choices<'_>) -> String {
-    let head = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g, namespace: x}\n";
-    let hosts = choices.one(&["'*'", "a", "plain.com, './b'"]);
-    let selector = choices.one(&["gw: g", "gw: g", "app: a"]);
-    format!(
-        "{head}spec: {{selector: {{{selector}}}, servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [{hosts}]}}]}}"
-    )
+    let name = choices.one(&["g", "g", "h"]);
+    let head = format!("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: x}}\n");
+    let selector = if choices.chance(6) { "app: a" } else { "gw: g" };
+    let servers: Vec<String> = (0..=choices.below(3)).map(|_| server(choices)).collect();
+    format!("{head}spec: {{selector: {{{selector}}}, servers: [{}]}}", servers.join(", "))
+}
+
+fn server(choices: &mut Choices<'_>) -> String {
+    let hosts = choices.one(&["'*'", "a", "plain.com, './b'", "'*.com', 'x/*'", "ext.com", "'y/plain.com'"]);
+    let port = match choices.below(6) {
+        0 => "port: {number: 80, name: http, protocol: HTTP}, tls: {httpsRedirect: true}",
+        1 => "port: {number: 443, name: https, protocol: HTTPS}, tls: {mode: SIMPLE, credentialName: c}",
+        2 => "port: {number: 443, name: other, protocol: HTTPS}, tls: {mode: SIMPLE, credentialName: c}",
+        3 => "port: {number: 8080, name: http-b, protocol: HTTP}, bind: 10.9.0.1",
+        _ => "port: {number: 80, name: http, protocol: HTTP}",
+    };
+    format!("{{{port}, hosts: [{hosts}]}}")
 }
 
 /// What is seldom changed.
