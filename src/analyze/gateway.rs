@@ -42,10 +42,10 @@ fn ports(world: &World<'_>, own: &ResourceRef, gateway: &Gateway, found: &mut Fi
     for (at, server) in gateway.spec.servers.iter().enumerate() {
         let Some(port) = server.port.as_ref().filter(|port| !served.contains(&port.number)) else { continue };
         let message =
-            format!("no Service leads to port {} of the gateway's pods, so that nobody reaches it", port.number);
+            format!("no Service has or leads to port {} of the gateway's pods, so that nobody reaches it", port.number);
         let remedy = match served.is_empty() {
             true => "add a Service that selects the pods".to_string(),
-            false => format!("its Services lead to {}", quoted(&served)),
+            false => format!("its Services have or lead to {}", quoted(&served)),
         };
         found.push(
             Diagnostic::warning("IST0162", message).at(own, format!("spec.servers[{at}].port.number")).remedy(remedy),
@@ -62,7 +62,8 @@ fn service_ports(world: &World<'_>, pod: &Pod) -> Vec<u32> {
     });
     let ports = selecting.flat_map(|(_, service)| &service.spec.ports);
     let tcp = ports.filter(|port| port.protocol.is_empty() || port.protocol == "TCP");
-    tcp.map(|port| u32::from(target_port(port, Some(pod)))).collect()
+    // A server may say the Service's port: it is found at the pod's that this leads to.
+    tcp.flat_map(|port| [port.port, target_port(port, Some(pod))]).map(u32::from).collect()
 }
 
 /// IST0101 and IST0161: certificates are looked for in the namespace of the pods. A set without any Secret holds

@@ -80,12 +80,20 @@ fn says_protocol(port: &ServicePort) -> bool {
         )
 }
 
-/// IST0134: without an address of its own, an opaque port takes up all that is dialled on it.
+/// IST0134: without an address of its own, an opaque port takes up all that is dialled on it. One that Istio gave out reaches
+/// only those whose sidecars answer DNS, which they do not by default (`ISTIO_META_DNS_CAPTURE`).
 fn addresses(own: &ResourceRef, entry: &ServiceEntry, found: &mut Findings) {
-    let given_out = entry.status.as_ref().is_some_and(|status| !status.addresses.is_empty());
-    if !entry.spec.addresses.is_empty() || given_out {
+    if !entry.spec.addresses.is_empty() {
         return;
     }
+    let given_out = entry.status.as_ref().is_some_and(|status| !status.addresses.is_empty());
+    let remedy = match given_out {
+        true => {
+            "give the entry `addresses`, or the port another protocol; the address in its status counts where sidecars answer DNS \
+                 (`ISTIO_META_DNS_CAPTURE`), and then nothing is to be done"
+        }
+        false => "give the entry `addresses`, or the port another protocol",
+    };
     for (at, port) in entry.spec.ports.iter().enumerate() {
         if !port.protocol.is_empty() && !port.protocol.eq_ignore_ascii_case("tcp") {
             continue;
@@ -95,7 +103,7 @@ fn addresses(own: &ResourceRef, entry: &ServiceEntry, found: &mut Findings) {
             port.number
         );
         let finding = Diagnostic::warning("IST0134", message).at(own, format!("spec.ports[{at}]"));
-        found.push(finding.remedy("give the entry `addresses`, or the port another protocol"));
+        found.push(finding.remedy(remedy));
     }
 }
 

@@ -197,3 +197,32 @@ fn of_an_envoy_filter_only_what_is_not_understood_is_told_and_never_as_a_mistake
     let told = &findings(&resources, &Surroundings::default(), &Mesh::default())[0];
     assert_eq!((told.severity, told.place.as_ref().map(|place| place.line)), (Severity::Info, Some(24)));
 }
+
+/// A server says the Service's port or the pod's (istio `gatewayCustomIngressGatewayTranslation`).
+#[test]
+fn a_gateway_may_say_the_port_of_its_service_or_that_of_its_pods() {
+    let told = |port: u16| {
+        found(&format!(
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: edge}}\nspec: {{selector: {{app: edge}}, servers: \
+             [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: ['*']}}]}}\n---\n\
+             apiVersion: v1\nkind: Pod\nmetadata: {{name: edge-0, labels: {{app: edge}}}}\nstatus: {{podIP: 10.0.0.9}}\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {{name: edge}}\nspec: {{selector: {{app: edge}}, ports: [{{name: http, port: 80, \
+             targetPort: 8003}}]}}"
+        ))
+    };
+    assert_eq!((told(80), told(8003)), (vec![], vec![]));
+    assert_eq!(told(8004), ["IST0162 Gateway default/edge spec.servers[0].port.number"]);
+}
+
+/// Sidecars answer DNS only where they are told to.
+#[test]
+fn an_address_that_was_given_out_is_none_that_clients_use() {
+    let told = |spec: &str| {
+        found(&format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e}}\nspec: {{hosts: [istio.io], ports: [{{number: \
+             443, name: tcp, protocol: TCP}}], resolution: DNS{spec}}}\nstatus: {{addresses: [{{host: istio.io, value: 240.240.0.1}}]}}"
+        ))
+    };
+    assert_eq!(told(""), ["IST0134 ServiceEntry default/e spec.ports[0]"]);
+    assert_eq!(told(", addresses: [10.0.0.1]"), [] as [&str; 0]);
+}

@@ -12,22 +12,27 @@ use meshroute::{
     Connection, Decision, Forwarded, Mesh, OutboundPolicy, Outcome, Plan, Precedence, Reader, Reading, Request,
     ResourceRef, Resources, Roll, Router, Severity, TlsHello, Viewpoint, has_one_value, host_of,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Case {
     id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     client: Client,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     mesh: MeshSettings,
     #[serde(default = "istio")]
     precedence: Precedence,
     resources: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     requests: Vec<Ask>,
+}
+
+/// `null` is nothing said.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 fn istio() -> Precedence {
