@@ -141,6 +141,62 @@ fn a_certificate_that_changes_is_shown_and_one_that_is_broken_is_not() {
     assert_eq!(shown().as_deref(), Some(next.certificate()), "what was good before is shown on");
 }
 
+/// Somebody in the mesh, a host outside that speaks TLS, a Service at a known address, and a rule for what came encrypted.
+const ASKED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec: {containers: [{name: c, ports: [{containerPort: 81}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: placed}
+spec: {selector: {app: shop}, clusterIP: 10.96.7.7, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bank}
+spec:
+  hosts: [bank.example]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  endpoints: [{address: 127.0.0.1, ports: {tls: 1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: schemes}
+spec:
+  hosts: [scheme.example.com]
+  gateways: [edge]
+  http:
+  - match: [{scheme: {exact: http}}]
+    directResponse: {status: 418}
+  - match: [{scheme: {exact: https}}]
+    directResponse: {status: 203}
+"#;
+
+#[test]
+fn explain_says_of_https_and_of_addresses_what_becomes_of_them() {
+    let root = Root::new("test root");
+    let folder = folder("explained", &root);
+    folder.write("asked.yaml", ASKED);
+    let served = Served::start(&folder);
+    served.until("everybody has everything", |status| status["settled"] == true);
+    let explain = |from: &str, url: &str| get(&served.page, &format!("/explain?from={from}&url={url}"), "").body;
+
+    let won = "won: VirtualService default/edge, spec.http[1]";
+    let told = explain("gateway", "https://shop.example.com/");
+    assert!(told.contains(won) && !told.contains("no chain"), "{told}");
+    let told = explain("gateway", "https://user@scheme.example.com/");
+    assert!(told.contains("won: VirtualService default/schemes, spec.http[1]") && told.contains("203"), "{told}");
+
+    let told = explain("default/client", "https://bank.example/");
+    assert!(told.contains("outbound|443||bank.example"), "{told}");
+    let told = explain("default/client", "http://10.96.7.7/");
+    assert!(told.contains("placed.default.svc.cluster.local"), "{told}");
+}
+
 /// The usual way out: what pods ask of a host outside goes to the egress gateway, and only from there to the host. A pod
 /// that is asked for nothing else is the host.
 const EGRESS: &str = r#"
