@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::ads::{Push, Reply, Subscription};
 use crate::args::Args;
-use crate::ca::Authority;
+use crate::ca::{Authority, seconds};
 use crate::history::History;
 use crate::pilot::Pilot;
 use crate::scene::Scene;
@@ -118,12 +118,13 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
 
 /// The authority, which keeps its roots beside the state. `--lifetime` and `--root-lifetime` are in seconds.
 fn open_authority(args: &Args, state: &Path) -> Result<Authority, Failure> {
-    let seconds = |key: &str| -> Result<Option<Duration>, Failure> {
+    let said = |key: &str| -> Result<Option<Duration>, Failure> {
         let said = args.all(key).first().map(|text| text.parse::<u32>()).transpose();
         let said = said.map_err(|_| format!("`--{key}` is a number of seconds"))?;
         Ok(said.map(|seconds| Duration::from_secs(u64::from(seconds.max(1)))))
     };
-    Authority::open(&state.with_file_name("roots"), seconds("lifetime")?.unwrap_or(LIFETIME), seconds("root-lifetime")?)
+    let (lifetime, age) = (said("lifetime")?.unwrap_or(LIFETIME), said("root-lifetime")?);
+    Authority::open(&state.with_file_name("roots"), lifetime, age, seconds())
 }
 
 /// Replaces roots in time, and tells everybody.
@@ -132,7 +133,7 @@ async fn turn_roots(shared: Arc<Shared>) {
         tokio::time::sleep(LOOK).await;
         let heard = shared.world().is_settled();
         let mut authority = shared.authority.lock().unwrap_or_else(PoisonError::into_inner);
-        match authority.turn(heard) {
+        match authority.turn(heard, seconds()) {
             Ok(true) => {
                 let bundle = authority.bundle();
                 drop(authority);
