@@ -100,7 +100,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
         changed: watch::Sender::new(()),
     });
     tokio::spawn(status::serve(page, Arc::clone(&shared)));
-    open_page(args, &shared).await?;
+    open_page(args, &shared);
     tokio::spawn(watch_folder(folder, state, Arc::clone(&shared)));
     tokio::spawn(warm_up(Arc::clone(&shared)));
     tokio::spawn(history::follow(Arc::clone(&shared)));
@@ -129,6 +129,7 @@ fn open_authority(args: &Args, state: &Path) -> Result<Authority, Failure> {
 
 /// Replaces roots in time, and tells everybody.
 async fn turn_roots(shared: Arc<Shared>) {
+    let mut told = String::new();
     loop {
         tokio::time::sleep(LOOK).await;
         let heard = shared.world().is_settled();
@@ -141,18 +142,36 @@ async fn turn_roots(shared: Arc<Shared>) {
                 shared.changed.send_replace(());
             }
             Ok(false) => {}
-            Err(error) => drop(writeln!(std::io::stderr(), "discovery: roots cannot be replaced: {error}")),
+            Err(error) => once_told(&mut told, format!("roots cannot be replaced: {error}")),
         }
     }
 }
 
-/// A second door to the page, where `--address` wants one.
-async fn open_page(args: &Args, shared: &Arc<Shared>) -> Result<(), Failure> {
+/// A second door to the page, where `--address` wants one. While somebody else has it, discovery does without: what it does for
+/// the mesh is worth more than a page, and its own door is there.
+fn open_page(args: &Args, shared: &Arc<Shared>) {
     for address in args.all("address") {
-        let listener = TcpListener::bind(address).await.map_err(|error| format!("`{address}`: {error}"))?;
-        tokio::spawn(status::serve(listener, Arc::clone(shared)));
+        tokio::spawn(keep_open(address.clone(), Arc::clone(shared)));
     }
-    Ok(())
+}
+
+async fn keep_open(address: String, shared: Arc<Shared>) {
+    let mut told = String::new();
+    loop {
+        match TcpListener::bind(&address).await {
+            Ok(listener) => return status::serve(listener, shared).await,
+            Err(error) => once_told(&mut told, format!("the page cannot be at `{address}` yet: {error}")),
+        }
+        tokio::time::sleep(COURTESY).await;
+    }
+}
+
+/// Says what goes wrong, unless that was the last that was said.
+fn once_told(told: &mut String, trouble: String) {
+    if *told != trouble {
+        let _ = writeln!(std::io::stderr(), "discovery: {trouble}");
+        *told = trouble;
+    }
 }
 
 /// The resources of an earlier life, in their order.
@@ -164,12 +183,24 @@ fn remembered(state: &Path) -> Resources {
     resources
 }
 
-/// Wakes everybody who waits for pods once enough time has gone by.
+/// Wakes everybody who waits for pods: as soon as all are there, and again once they have been waited for long enough, since
+/// one may have gone in between.
 async fn warm_up(shared: Arc<Shared>) {
-    while !shared.world().is_warm() {
+    let mut was_warm = false;
+    loop {
+        let (is_warm, is_over) = {
+            let world = shared.world();
+            (world.is_warm(), world.has_waited())
+        };
+        if is_warm && !was_warm || is_over {
+            shared.changed.send_replace(());
+        }
+        if is_over {
+            return;
+        }
+        was_warm = is_warm;
         tokio::time::sleep(LOOK).await;
     }
-    shared.changed.send_replace(());
 }
 
 async fn watch_folder(folder: PathBuf, state: PathBuf, shared: Arc<Shared>) {

@@ -317,7 +317,12 @@ impl World {
 
     /// Whether every pod runs, or has been waited for long enough.
     pub fn is_warm(&self) -> bool {
-        self.started.elapsed() > WARM_UP || self.pods().all(|(_, ready)| ready)
+        self.has_waited() || self.pods().all(|(_, ready)| ready)
+    }
+
+    /// Whether pods have been waited for long enough, running or not.
+    pub fn has_waited(&self) -> bool {
+        self.started.elapsed() > WARM_UP
     }
 
     /// Whether everybody has what they should have.
