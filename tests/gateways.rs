@@ -297,7 +297,7 @@ fn what_goes_out_goes_through_the_egress_gateway_and_what_nobody_knows_goes_nowh
     let folder = Folder::empty("egress");
     let port = outside();
     folder.write("egress.yaml", &EGRESS.replace("OUTSIDE", &port.to_string()));
-    let served = Served::start(&folder);
+    let served = Served::start_with(&folder, &["--access-log", "json"]);
     let proxy = served.sidecar("default/client");
     let ask = |path: &str| get(&proxy, &format!("http://outside.example{path}"), "");
     let answer = until("the way out is there", || {
@@ -309,8 +309,29 @@ fn what_goes_out_goes_through_the_egress_gateway_and_what_nobody_knows_goes_nowh
     assert!(answer.status() == "200" && answer.body.contains("x-by: egress"), "{} {}", answer.head, answer.body);
     until("the gateway knows who came", || {
         let log = std::fs::read_to_string(&served.log).unwrap();
-        log.contains("spiffe://cluster.local/ns/default/sa/client").then_some(())
+        let came = "\"downstream_peer_uri_san\":\"spiffe://cluster.local/ns/default/sa/client\"";
+        let line = log.lines().find(|line| line.contains("/encrypted/a") && line.contains(came))?;
+        (line.contains("outbound|80||outside.example")
+            && line.contains("\"requested_server_name\":\"outside.example\""))
+        .then_some(())
     });
+
+    // It is a gateway on the page too, by the one name that everybody has for it.
+    let json = |path: &str| -> serde_json::Value { serde_json::from_str(&get(&served.page, path, "").body).unwrap() };
+    let graph = until("the graph has it", || {
+        let graph = json("/api/graph");
+        let busy = graph["elements"]["edges"].as_array()?.iter().map(|edge| &edge["data"]);
+        let mut busy = busy.filter(|edge| edge["meshroute"]["requests"].as_u64() > Some(0));
+        busy.any(|edge| edge["source"] == "workload/istio-system/egress").then_some(graph)
+    });
+    let mut nodes = graph["elements"]["nodes"].as_array().unwrap().iter().map(|node| &node["data"]);
+    let node = nodes.find(|node| node["id"] == "workload/istio-system/egress").unwrap();
+    assert!(node["isGateway"]["egressInfo"].is_object(), "{node}");
+    let pod = &json("/api/node?id=workload/istio-system/egress")["pods"][0];
+    assert!(pod["page"].as_str().is_some_and(|page| page.starts_with("127.0.0.1:")), "{pod}");
+    assert!(pod["inForce"].as_u64() > Some(0), "{pod}");
+    let told = get(&served.page, "/explain?from=istio-system/egress&url=http://outside.example/", "").body;
+    assert!(told.contains("outbound|80||outside.example"), "{told}");
 
     let unknown = || get(&proxy, &format!("http://127.0.0.1:{port}/direct"), "");
     assert_eq!(unknown().status(), "200", "an address that nobody claims is reached");

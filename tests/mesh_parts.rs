@@ -3,16 +3,30 @@
 #[path = "../examples/mesh/ca.rs"]
 #[allow(dead_code)] // The example uses the rest.
 mod ca;
+#[path = "../examples/mesh/history.rs"]
+#[allow(dead_code)]
+mod history;
+#[path = "../examples/mesh/metrics.rs"]
+#[allow(dead_code)]
+mod metrics;
 #[path = "../examples/mesh/spiffe.rs"]
 #[allow(dead_code)]
 mod spiffe;
+#[path = "../examples/mesh/workload.rs"]
+#[allow(dead_code)]
+mod workload;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ca::Authority;
+use history::{History, Window};
+use metrics::{Carried, Labels, MAX_SERIES, Metrics, Observation, Stats, Via, Word, grpc_status};
 use rcgen::{CertificateParams, KeyPair};
 use spiffe::Name;
+use workload::{Service, UNKNOWN, Workload};
 
 /// What the example calls so.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -129,4 +143,144 @@ fn roots_that_cannot_be_read_are_not_replaced_in_silence() {
     }
     std::fs::remove_file(&kept.0).unwrap();
     assert!(kept.open(START).is_ok());
+}
+
+/// A request of somebody unknown to nobody known, that was answered so.
+fn labels(code: u16) -> Labels {
+    Labels {
+        reporter: "source".into(),
+        source_principal: UNKNOWN.into(),
+        destination_principal: UNKNOWN.into(),
+        source: Workload::unknown(),
+        destination: Workload::unknown(),
+        service: Service::unknown(),
+        protocol: "http".into(),
+        code,
+        grpc: Word::default(),
+        flags: "-".into(),
+        security: UNKNOWN.into(),
+    }
+}
+
+fn called(name: &str) -> Arc<Workload> {
+    Arc::new(Workload { name: name.into(), ..(*Workload::unknown()).clone() })
+}
+
+const SEEN: Observation = Observation { duration: 2.0, received: 3, sent: 4 };
+
+#[test]
+fn whatever_others_say_the_series_stay_few_and_nothing_goes_uncounted() {
+    let metrics = Metrics::default();
+    let many = 3 * MAX_SERIES as u64;
+    for at in 0..many {
+        // Hosts, statuses, flags and callers that never come again.
+        let mut labels = labels(100 + (at % 900) as u16);
+        (labels.flags, labels.grpc) = (format!("F{at}").into(), format!("{at}").into());
+        labels.service = Arc::new(Service::nobodys("PassthroughCluster", &format!("host-{at}.example")));
+        labels.source = called(&format!("caller-{at}"));
+        labels.protocol = if at % 2 == 0 { "http".into() } else { "grpc".into() };
+        labels.reporter = if at % 3 == 0 { "source".into() } else { "destination".into() };
+        metrics.observe(labels, Via { rule: format!("{at}").into(), cluster: "c".into() }, &SEEN);
+    }
+    let samples = metrics.samples();
+    assert!(samples.len() <= MAX_SERIES + 64, "{} series", samples.len());
+    assert_eq!(samples.iter().map(|sample| sample.counts.requests).sum::<u64>(), many);
+    // What was known before is still told by itself.
+    metrics.observe(samples[0].labels.clone(), samples[0].via.clone(), &SEEN);
+    assert_eq!(metrics.samples()[0].counts.requests, samples[0].counts.requests + 1);
+}
+
+#[test]
+fn a_grpc_status_that_is_none_is_unknown() {
+    for code in 0..=16 {
+        assert_eq!(grpc_status(&code.to_string()), code.to_string());
+    }
+    assert_eq!((grpc_status(""), grpc_status("17"), grpc_status("\"} 1"), grpc_status("00")), ("", "2", "2", "2"));
+}
+
+#[test]
+fn a_host_is_a_label_only_where_it_may_be_a_host() {
+    assert_eq!(Service::nobodys("PassthroughCluster", "a.example:81").host, "a.example:81");
+    assert_eq!(Service::nobodys("PassthroughCluster", &"a".repeat(300)).host, UNKNOWN);
+    assert!(called("a").is_plausible() && !called(&"a".repeat(300)).is_plausible());
+}
+
+#[test]
+fn connections_have_metrics_and_labels_of_their_own() {
+    let metrics = Metrics::default();
+    let mut labels = labels(0);
+    labels.protocol = "tcp".into();
+    metrics.carry(labels, Via::default(), &Carried { opened: 2, closed: 1, received: 10, sent: 20 });
+    let text = metrics.exposition();
+    let value = |name: &str| {
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with(&format!("{name}{{"))).collect();
+        assert_eq!(lines.len(), 1, "{name} in {text}");
+        assert!(lines[0].contains("request_protocol=\"tcp\"") && lines[0].contains("source_workload=\"unknown\""));
+        assert!(!lines[0].contains("response_code="), "{}", lines[0]);
+        lines[0].rsplit_once(' ').unwrap().1.to_string()
+    };
+    assert_eq!(value("istio_tcp_sent_bytes_total"), "20", "what the caller gets");
+    assert_eq!(value("istio_tcp_received_bytes_total"), "10");
+    assert_eq!(value("istio_tcp_connections_opened_total"), "2");
+    assert_eq!(value("istio_tcp_connections_closed_total"), "1");
+    assert!(!text.contains("istio_requests_total{"), "{text}");
+}
+
+/// What a proxy that has run so long says after so many requests.
+fn said(uptime: Duration, requests: u64) -> Stats {
+    let metrics = Metrics::default();
+    (0..requests).for_each(|_| metrics.observe(labels(200), Via::default(), &SEEN));
+    Stats { uptime: uptime.as_millis() as u64, samples: metrics.samples() }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn window(history: &History, length: u32, now: Instant) -> Window {
+    history.recent(length * SECOND, now).window()
+}
+
+fn requests(window: &Window) -> u64 {
+    window.flows.iter().map(|(_, sum)| sum.requests).sum()
+}
+
+#[test]
+fn who_is_not_heard_for_a_moment_has_not_counted_everything_since() {
+    let begin = Instant::now();
+    let mut history = History::new(begin);
+    let mut tell = |second: u32, said: Option<Stats>| {
+        let at = begin + second * SECOND;
+        history.take(at, said.map(|said| (7, said)).into_iter().collect());
+        requests(&window(&history, 1, at))
+    };
+    assert_eq!(tell(2, Some(said(SECOND, 5))), 5, "it began after whoever asks did");
+    assert_eq!(tell(3, Some(said(2 * SECOND, 6))), 1);
+    assert_eq!(tell(4, None), 0);
+    assert_eq!(tell(5, Some(said(4 * SECOND, 8))), 2, "not all eight");
+    assert_eq!(tell(6, Some(said(SECOND / 2, 3))), 3, "another one with the same number");
+    // One that had counted before anybody looked.
+    history.take(begin + 7 * SECOND, BTreeMap::from([(8, said(60 * SECOND, 1000))]));
+    assert_eq!(requests(&window(&history, 1, begin + 7 * SECOND)), 0);
+}
+
+#[test]
+fn ten_minutes_are_kept_and_little_of_each() {
+    let begin = Instant::now();
+    let mut history = History::new(begin);
+    for second in 1..=900 {
+        history
+            .take(begin + second * SECOND, BTreeMap::from([(7, said((second - 1) * SECOND, 2 * u64::from(second)))]));
+    }
+    let now = begin + 900 * SECOND;
+    for length in [15, 60] {
+        assert_eq!(requests(&window(&history, length, now)), 2 * u64::from(length));
+    }
+    // What is older than a minute is put together, five seconds at a time.
+    for length in [120, 300, 600] {
+        let (window, exact) = (window(&history, length, now), 2 * u64::from(length));
+        assert!((exact..=exact + 10).contains(&requests(&window)), "{length} s: {}", requests(&window));
+        assert_eq!((window.timeline.len(), window.flows.len()), (length as usize, 1));
+        assert!(window.timeline.iter().all(|point| *point == (2, 0)));
+    }
+    let slots = history.slots();
+    assert!(slots < 200, "{slots} for 600 s");
 }

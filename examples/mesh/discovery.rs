@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshroute::{Reader, Reading, Resources};
 use serde_json::Value;
@@ -25,7 +25,7 @@ use crate::pilot::Pilot;
 use crate::scene::Scene;
 use crate::wire::{self, Claim, Hello, MAX_SHORT_LINE, Opened, Part, Roster, Signed, Signing};
 use crate::world::{Subscriber, World};
-use crate::{Failure, dashboard, history, session, status};
+use crate::{Failure, dashboard, gather, session, status};
 
 /// How often the folder is looked at. A change counts once it has stood still for as long.
 const LOOK: Duration = Duration::from_millis(150);
@@ -90,7 +90,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let (page, page_address) = wire::bind(args.port_of("status")).await?;
     let shared = Arc::new(Shared {
         world: Mutex::new(World::new(&folder, remembered(&state), authority.bundle())),
-        history: Mutex::new(History::new()),
+        history: Mutex::new(History::new(Instant::now())),
         pilot: Mutex::new(Pilot::new()),
         scene: Mutex::default(),
         authority: Mutex::new(authority),
@@ -103,7 +103,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     open_page(args, &shared);
     tokio::spawn(watch_folder(folder, state, Arc::clone(&shared)));
     tokio::spawn(warm_up(Arc::clone(&shared)));
-    tokio::spawn(history::follow(Arc::clone(&shared)));
+    tokio::spawn(gather::follow(Arc::clone(&shared)));
     tokio::spawn(turn_roots(Arc::clone(&shared)));
     let listening = [("api", api_address), ("status", page_address)];
     session::report(listening.map(|(name, address)| (name.to_string(), address.port())).into())?;
