@@ -12,6 +12,8 @@ mod metrics;
 #[path = "../examples/mesh/spiffe.rs"]
 #[allow(dead_code)]
 mod spiffe;
+#[path = "../examples/mesh/warmth.rs"]
+mod warmth;
 #[path = "../examples/mesh/workload.rs"]
 #[allow(dead_code)]
 mod workload;
@@ -26,6 +28,7 @@ use history::{History, Window};
 use metrics::{Carried, Labels, MAX_SERIES, Metrics, Observation, Stats, Via, Word, grpc_status};
 use rcgen::{CertificateParams, KeyPair};
 use spiffe::Name;
+use warmth::{Look, Warmth};
 use workload::{Service, UNKNOWN, Workload};
 
 /// What the example calls so.
@@ -283,4 +286,18 @@ fn ten_minutes_are_kept_and_little_of_each() {
     }
     let slots = history.slots();
     assert!(slots < 200, "{slots} for 600 s");
+}
+
+#[test]
+fn who_waits_for_a_pod_that_was_lost_is_told_in_the_end() {
+    let (mut warmth, mut looks) = (Warmth::default(), Vec::new());
+    // All run after a second, one is lost after two, and after three nobody is waited for any more.
+    for (is_warm, is_over) in [(false, false), (true, false), (true, false), (false, false), (true, true)] {
+        looks.push(warmth.look(is_warm, is_over));
+    }
+    assert_eq!(looks, [Look::Wait, Look::Wake, Look::Wait, Look::Wait, Look::Last]);
+    // One that comes back in time is told of at once.
+    let mut warmth = Warmth::default();
+    let looks = [true, false, true].map(|is_warm| warmth.look(is_warm, false));
+    assert_eq!(looks, [Look::Wake, Look::Wait, Look::Wake]);
 }

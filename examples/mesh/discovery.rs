@@ -23,6 +23,7 @@ use crate::ca::{Authority, seconds};
 use crate::history::History;
 use crate::pilot::Pilot;
 use crate::scene::Scene;
+use crate::warmth::{Look, Warmth};
 use crate::wire::{self, Claim, Hello, MAX_SHORT_LINE, Opened, Part, Roster, Signed, Signing};
 use crate::world::{Subscriber, World};
 use crate::{Failure, dashboard, gather, session, status};
@@ -183,22 +184,20 @@ fn remembered(state: &Path) -> Resources {
     resources
 }
 
-/// Wakes everybody who waits for pods: as soon as all are there, and again once they have been waited for long enough, since
-/// one may have gone in between.
+/// Wakes everybody who waits for pods.
 async fn warm_up(shared: Arc<Shared>) {
-    let mut was_warm = false;
+    let mut warmth = Warmth::default();
     loop {
-        let (is_warm, is_over) = {
+        let look = {
             let world = shared.world();
-            (world.is_warm(), world.has_waited())
+            warmth.look(world.is_warm(), world.has_waited())
         };
-        if is_warm && !was_warm || is_over {
+        if look != Look::Wait {
             shared.changed.send_replace(());
         }
-        if is_over {
+        if look == Look::Last {
             return;
         }
-        was_warm = is_warm;
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -143,8 +143,10 @@ impl Identity {
         let (asked, failed) = ("istio_agent_num_outgoing_requests", "istio_agent_num_failed_outgoing_requests");
         one(asked, "counter", "How often a certificate was asked for.", csr, load(&self.asked));
         one(failed, "counter", "How often there was none.", csr, load(&self.failed));
-        let expiry = "istio_agent_cert_expiry_seconds";
-        one(expiry, "gauge", "For how long the certificate is good.", "resource_name=\"default\"", left);
+        if self.name().is_some() {
+            let expiry = "istio_agent_cert_expiry_seconds";
+            one(expiry, "gauge", "For how long the certificate is good.", "resource_name=\"default\"", left);
+        }
         text
     }
 

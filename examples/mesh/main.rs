@@ -72,6 +72,7 @@ mod stranger;
 mod transport;
 mod tunnel;
 mod upstream;
+mod warmth;
 mod wire;
 mod workload;
 mod world;
