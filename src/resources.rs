@@ -63,6 +63,25 @@ pub struct Resource<'a> {
     pub applied: u64,
 }
 
+/// What a resource was before a change, with its order.
+pub(crate) type Before = Option<(Arc<Object>, u64)>;
+
+/// A resource that comes, changes, or (`now` is `None`) goes.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) reference: ResourceRef,
+    now: Option<(Arc<Object>, Source)>,
+}
+
+/// What a reading says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Some of the resources.
+    Part,
+    /// All that there are: what it lacks is to go.
+    Whole,
+}
+
 /// Resources that were read and not yet applied.
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
@@ -221,28 +240,53 @@ impl Resources {
 
     /// Applies what was read, in its order, and hands back what was found wrong.
     pub fn apply_read(&mut self, reader: Reader) -> Vec<Diagnostic> {
-        let Reader { read, mut findings, .. } = reader;
-        let mut seen: BTreeMap<ResourceRef, Place> = BTreeMap::new();
-        for (reference, object, source) in read {
-            if let Some(before) = seen.insert(reference.clone(), source.place.clone()) {
-                let message = format!("{reference} was already given at {before}; this one replaces it");
-                let finding = Diagnostic::warning("applied-twice", message).at(&reference, "");
-                findings.push(finding.placed(source.place.clone()).remedy("give one of the two another name"));
-            }
-            self.put(reference, object, Some(source));
-        }
+        let (changes, findings) = self.changes(reader, Scope::Part);
+        changes.into_iter().for_each(|change| drop(self.take(change)));
         findings
     }
 
     /// Makes the set what was read: applies all of it and deletes whatever else is there. What did not change keeps
     /// its place in the order.
     pub fn replace(&mut self, reader: Reader) -> Vec<Diagnostic> {
-        let kept: std::collections::BTreeSet<_> = reader.read.iter().map(|(reference, ..)| reference.clone()).collect();
-        let gone: Vec<_> = self.entries.keys().filter(|reference| !kept.contains(reference)).cloned().collect();
-        for reference in gone {
-            self.delete(&reference);
+        let (changes, findings) = self.changes(reader, Scope::Whole);
+        changes.into_iter().for_each(|change| drop(self.take(change)));
+        findings
+    }
+
+    /// What reading this comes to, one change of one resource after the other, and what was found wrong. Of what stays as it
+    /// is only the place is noted, at once.
+    pub(crate) fn changes(&mut self, reader: Reader, scope: Scope) -> (Vec<Change>, Vec<Diagnostic>) {
+        let Reader { read, mut findings, .. } = reader;
+        let mut latest: BTreeMap<ResourceRef, (usize, Place)> = BTreeMap::new();
+        for (at, (reference, _, source)) in read.iter().enumerate() {
+            if let Some((_, before)) = latest.insert(reference.clone(), (at, source.place.clone())) {
+                let message = format!("{reference} was already given at {before}; this one replaces it");
+                let finding = Diagnostic::warning("applied-twice", message).at(reference, "");
+                findings.push(finding.placed(source.place.clone()).remedy("give one of the two another name"));
+            }
         }
-        self.apply_read(reader)
+        let gone = self.entries.keys().filter(|known| scope == Scope::Whole && !latest.contains_key(known));
+        let mut changes: Vec<Change> = gone.map(|gone| Change { reference: gone.clone(), now: None }).collect();
+        for (at, (reference, object, source)) in read.into_iter().enumerate() {
+            if latest.get(&reference).is_some_and(|(latest, _)| *latest != at) {
+                continue;
+            }
+            match self.entries.get_mut(&reference).filter(|entry| entry.object == object) {
+                Some(same) => same.source = Some(source),
+                None => changes.push(Change { reference, now: Some((object, source)) }),
+            }
+        }
+        (changes, findings)
+    }
+
+    /// Makes a change, and hands back what was there before.
+    pub(crate) fn take(&mut self, change: Change) -> Before {
+        let before = self.shared(&change.reference);
+        match change.now {
+            Some((object, source)) => drop(self.put(change.reference, object, Some(source))),
+            None => drop(self.delete(&change.reference)),
+        }
+        before
     }
 
     fn put(&mut self, reference: ResourceRef, object: Arc<Object>, source: Option<Source>) -> Applied {
@@ -286,7 +330,7 @@ impl Resources {
     }
 
     /// A resource by its name, shared, with its order.
-    pub(crate) fn shared(&self, reference: &ResourceRef) -> Option<(Arc<Object>, u64)> {
+    pub(crate) fn shared(&self, reference: &ResourceRef) -> Before {
         self.entries.get(reference).map(|entry| (entry.object.clone(), entry.applied))
     }
 

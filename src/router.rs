@@ -14,7 +14,7 @@ use crate::plan::{
 };
 use crate::request::{Connection, Question, Request, Room};
 use crate::roll::{Purpose, Roll};
-use crate::table::{FastMap, HostIndex, RouteTable, Test};
+use crate::table::{ChainIndex, FastMap, HostIndex, RouteTable, Test};
 
 /// Answers where a request goes, by one client's plan.
 ///
@@ -41,20 +41,21 @@ pub(crate) struct Door {
     pub(crate) listener: Arc<Listener>,
     /// For each chain, in the same place, its index, if it carries HTTP.
     tables: SmallVec<[Option<Arc<Table>>; 1]>,
-    /// Whether there is one chain, and no connection that it does not fit.
-    alone: bool,
+    /// Which of the chains takes a connection; `None`: there is one, and no connection that it does not fit.
+    chains: Option<Arc<ChainIndex>>,
 }
 
 impl Door {
     pub(crate) fn new(listener: Arc<Listener>, tables: SmallVec<[Option<Arc<Table>>; 1]>) -> Self {
         let alone = matches!(listener.chains.as_slice(), [only] if only.takes_all());
-        Door { listener, tables, alone }
+        let chains = (!alone).then(|| Arc::new(ChainIndex::build(&listener.chains)));
+        Door { listener, tables, chains }
     }
 
-    /// The chain that takes a request, with the index of its table.
+    /// The chain that takes a connection, with the index of its table.
     #[inline]
-    fn chain(&self, connection: &Connection<'_>) -> Option<(&Chain, Option<&Table>)> {
-        let at = if self.alone { 0 } else { position(&self.listener, self.listener.chain(connection, true)?) };
+    fn chain(&self, connection: &Connection<'_>, http: bool) -> Option<(&Chain, Option<&Table>)> {
+        let at = self.chains.as_ref().map_or(Some(0), |chains| chains.find(connection, http))?;
         Some((&self.listener.chains[at], self.tables[at].as_deref()))
     }
 
@@ -165,7 +166,7 @@ impl Router {
     pub fn decide<'a>(&'a self, request: &Request<'a>, roll: &Roll) -> Decision<'a> {
         let connection = Connection { port: request.port, address: request.address, tls: request.tls };
         let Some(at) = self.listener(&connection) else { return unmatched(&self.plan) };
-        let Some((chain, index)) = self.doors[at].chain(&connection) else { return unmatched(&self.plan) };
+        let Some((chain, index)) = self.doors[at].chain(&connection, true) else { return unmatched(&self.plan) };
         match &chain.target {
             Target::Tcp { destinations, origin } => {
                 Decision::of_connection(&self.plan, destinations, origin.as_ref(), roll)
@@ -176,10 +177,13 @@ impl Router {
 
     /// Where a whole connection goes, whatever it carries.
     ///
-    /// Never panics, takes no lock, reads no clock and allocates nothing.
+    /// Never panics, takes no lock and reads no clock.
+    ///
+    /// # Allocates
+    /// Nothing, but for a server name of more than 64 bytes with capitals in it.
     pub fn connect(&self, connection: &Connection<'_>, roll: &Roll) -> Decision<'_> {
         let Some(at) = self.listener(connection) else { return unmatched(&self.plan) };
-        match self.doors[at].listener.chain(connection, false).map(|chain| &chain.target) {
+        match self.doors[at].chain(connection, false).map(|(chain, _)| &chain.target) {
             Some(Target::Tcp { destinations, origin }) => {
                 Decision::of_connection(&self.plan, destinations, origin.as_ref(), roll)
             }
@@ -241,9 +245,4 @@ impl Router {
         }
         Decision::of(&self.plan, &site.host, Some(route), request, written, &question, roll)
     }
-}
-
-fn position(listener: &Listener, chain: &Chain) -> usize {
-    // INVARIANT: `chain` was borrowed from `listener.chains`, so it is found there.
-    listener.chains.iter().position(|known| std::ptr::eq(known, chain)).unwrap_or_default()
 }

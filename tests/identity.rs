@@ -7,16 +7,17 @@ mod served;
 #[path = "support/tls.rs"]
 mod tls;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
-use std::sync::Arc;
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
-use served::{Answer, Folder, PATIENCE, Served, exchange, get, signal, try_get};
-use tls::Issued;
+use served::{Answer, Discovery, Folder, PATIENCE, Served, exchange, get, program, signal, try_get, try_status};
+use tls::{DISCOVERY, Issued, Root};
 
 /// A shop, somebody who may ask it and somebody who may not, and a pod without a sidecar.
 const SHOP: &str = r#"
@@ -342,8 +343,7 @@ fn who_has_no_token_is_nobody() {
     let (_folder, served) = shop("token", &[]);
     let api = served.status()["api"].as_str().unwrap().to_string();
     let say = |message: Value| {
-        let mut stream = TcpStream::connect(&api).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut stream, _) = tls::open(&api, DISCOVERY, &[], None).unwrap();
         stream.write_all(format!("{message}\n").as_bytes()).unwrap();
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap_or_default();
@@ -357,6 +357,234 @@ fn who_has_no_token_is_nobody() {
     assert_eq!(answer.trim(), r#"{"Err":"nobody is signed with this token"}"#);
     let part = json!({"sidecar": {"namespace": "default", "pod": "shop", "labels": {}, "inbound": {}}});
     assert_eq!(say(json!({"hello": {"pid": 1, "part": part, "admin": 0, "token": "guessed"}})), "");
+}
+
+/// A part, of which the test is the parent.
+struct Part(Child);
+
+impl Part {
+    fn start(words: &[&str], discovery: &str, roots: &[Vec<u8>], token: &str) -> Self {
+        let mut command = Command::new(program());
+        command.args(words).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        let said = json!({"discovery": {"socket": discovery, "roots": roots}, "token": token});
+        writeln!(process.stdin.as_mut().unwrap(), "{said}").unwrap();
+        Part(process)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const KUBE_PROXY: [&str; 1] = ["kubeproxy"];
+const SIDECAR: [&str; 9] =
+    ["proxy", "--namespace", "default", "--pod", "me", "--label", "app=me", "--access-log", "off"];
+
+#[test]
+fn a_part_says_nothing_to_whoever_is_not_discovery() {
+    // Both call themselves the same.
+    let (own, foreign) = (Root::new("root"), Root::new("root"));
+    let token = "which-nobody-else-may-hear-of";
+    let parts: [&[&str]; 4] = [
+        &["pod", "--namespace", "default", "--name", "me", "--port", "80", "--greet", "me"],
+        &SIDECAR,
+        &["gateway", "--namespace", "istio-system", "--label", "istio=ingressgateway"],
+        &KUBE_PROXY,
+    ];
+    for words in parts {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = listener.local_addr().unwrap().to_string();
+        let _part = Part::start(words, &socket, &[own.certificate().to_vec()], token);
+        let others = [
+            ("of another authority", Some(foreign.issue(DISCOVERY))),
+            ("a workload's, which runs under discovery's account", {
+                Some(own.issue_to("spiffe://cluster.local/ns/istio-system/sa/istiod"))
+            }),
+            ("another server's", Some(own.issue("shop.default.svc"))),
+            ("none at all", None),
+        ];
+        for (what, shown) in others {
+            let (is_tls, (line, bytes)) = (shown.is_some(), tls::receive(&listener, shown));
+            assert!(line.is_err() || !is_tls, "{words:?} took a certificate that is {what}: {line:?}");
+            assert!(bytes.first() == Some(&22) && !contains(&bytes, token.as_bytes()), "{words:?}, {what}: {bytes:?}");
+        }
+        // With the right one it goes on as if nothing had been, and even then nobody else can read it.
+        let (line, bytes) = tls::receive(&listener, Some(own.issue(DISCOVERY)));
+        assert!(line.as_ref().is_ok_and(|line| line.contains(token)), "{words:?}: {line:?}");
+        assert!(!contains(&bytes, token.as_bytes()), "{words:?}");
+    }
+}
+
+#[test]
+fn whoever_takes_discoverys_port_learns_nothing_and_the_mesh_finds_discovery_elsewhere() {
+    let (_folder, served) = shop("impostor", &[]);
+    let status = served.status();
+    let (api, count) = (status["api"].as_str().unwrap().to_string(), status["subscribers"].as_array().unwrap().len());
+    // Its parent does not see that discovery ends before somebody else has its port.
+    let parent = u64::from(served.parent.id());
+    assert!(signal("-STOP", parent) && signal("-9", status["pid"].as_u64().unwrap()));
+    let mut taken = None;
+    until("the port is somebody else's", || {
+        taken = TcpListener::bind(&api).ok();
+        taken.is_some()
+    });
+    let (listener, came) = (taken.unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&came);
+    std::thread::spawn(move || {
+        let shown = Root::new("cluster.local").issue(DISCOVERY);
+        loop {
+            let one = tls::receive(&listener, Some(shown.clone()));
+            seen.lock().unwrap().push(one);
+        }
+    });
+    until("many have come to the impostor", || came.lock().unwrap().len() > 2 * count);
+    assert_eq!(ask(&served, "client", "/name").body, "shop", "traffic goes on meanwhile");
+    assert!(signal("-CONT", parent));
+    let status = served.until("everybody is with discovery again", |status| {
+        status["settled"] == true && status["subscribers"].as_array().unwrap().len() == count
+    });
+    assert_ne!(status["api"].as_str().unwrap(), api);
+    for (line, bytes) in came.lock().unwrap().iter() {
+        assert!(line.is_err(), "{line:?}");
+        assert!(bytes.first() == Some(&22) && !contains(bytes, b"token"), "{bytes:?}");
+    }
+}
+
+/// Passes on what comes to whoever listens there, and writes down all bytes of both directions.
+fn eavesdropper(to: &str) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (place, heard, to) = (listener.local_addr().unwrap().to_string(), Arc::default(), to.to_string());
+    let written = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(server) = TcpStream::connect(&to) else { return };
+            let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            for (from, to) in [(client, server), back] {
+                let written = Arc::clone(&written);
+                std::thread::spawn(move || pass_on(from, to, &written));
+            }
+        }
+    });
+    (place, heard)
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, written: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 4096];
+    while let Some(count) = from.read(&mut buffer).ok().filter(|count| *count > 0) {
+        written.lock().unwrap().extend_from_slice(&buffer[..count]);
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn between_the_parts_and_discovery_nobody_reads_along() {
+    let folder = Folder::empty("eavesdropper");
+    folder.write(
+        "secret.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: top-secret}\nspec: {ports: [{port: 80}]}\n",
+    );
+    let roster = json!({
+        "token-of-one": {"part": "kube-proxy", "name": null},
+        "token-of-two": {"part": "sidecar default/me", "name": "spiffe://cluster.local/ns/default/sa/me"},
+    });
+    let discovery = Discovery::start(&folder, &roster, &["--lifetime", "4"]);
+    let (between, heard) = eavesdropper(&discovery.api);
+    let _one = Part::start(&KUBE_PROXY, &between, &discovery.roots, "token-of-one");
+    let _two = Part::start(&SIDECAR, &between, &discovery.roots, "token-of-two");
+    discovery.until("both have everything", |status| {
+        let subscribers = status["subscribers"].as_array().unwrap();
+        subscribers.len() == 2 && subscribers.iter().all(|one| one["sent"] != 0 && one["acked"] == one["sent"])
+    });
+    let heard = heard.lock().unwrap();
+    // Whom they ask for is all that they say openly.
+    assert!(heard.len() > 2_000 && contains(&heard, DISCOVERY.as_bytes()), "it all went by here: {}", heard.len());
+    for word in ["token", "hello", "signing", "kubeproxy", "top-secret", "spiffe"] {
+        assert!(!contains(&heard, word.as_bytes()), "`{word}` can be read");
+    }
+}
+
+#[test]
+fn discovery_hears_nobody_who_does_not_encrypt_and_serves_on() {
+    let folder = Folder::empty("plainly");
+    let discovery = Discovery::start(&folder, &json!({"token": {"part": "node", "name": null}}), &["--lifetime", "4"]);
+    let hello = json!({"hello": {"pid": 1, "part": "node", "admin": 0, "token": "token"}});
+    // Somebody who says nothing holds up nobody.
+    let _silent = TcpStream::connect(&discovery.api).unwrap();
+    let mut plain = TcpStream::connect(&discovery.api).unwrap();
+    plain.set_read_timeout(Some(PATIENCE)).unwrap();
+    writeln!(plain, "{hello}").unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    // At most an alert: why there is no TLS between the two.
+    assert!(answer.len() <= 7 && answer.first().is_none_or(|first| *first == 21), "{answer:?}");
+    let subscribers = || try_status(&discovery.page).unwrap()["subscribers"].as_array().unwrap().len();
+    assert_eq!(subscribers(), 0);
+    // The same token, encrypted.
+    let mut known = tls::reach(&discovery.api, &discovery.roots).unwrap();
+    writeln!(known, "{hello}").unwrap();
+    let mut line = String::new();
+    let mut known = BufReader::new(known);
+    known.read_line(&mut line).unwrap();
+    assert!(line.contains("\"nonce\""), "{line}");
+    assert_eq!(subscribers(), 1);
+    // Its certificate lives as short as everybody's, and is renewed in time.
+    let shown = || tls::open(&discovery.api, DISCOVERY, &[], None).unwrap().1;
+    let first = shown();
+    until("another certificate is shown", || shown() != first);
+    std::thread::sleep(Duration::from_secs(5));
+    tls::reach(&discovery.api, &discovery.roots).expect("it is still known by the same root");
+    assert_eq!(subscribers(), 1, "who was connected stays so");
+}
+
+#[test]
+fn parts_know_discovery_while_roots_are_replaced() {
+    let (_folder, served) = shop("trusted", &["--lifetime", "4", "--root-lifetime", "4"]);
+    let called = || roots(&served).iter().map(|(_, made)| format!("root {made}")).collect::<Vec<_>>();
+    let first = called().remove(0);
+    let (api, discovery) = (served.status()["api"].as_str().unwrap().to_string(), || served.status()["pid"].clone());
+    let signed_by = |root: &str| {
+        let shown = tls::open(&api, DISCOVERY, &[], None).map(|(_, shown)| shown);
+        shown.is_ok_and(|shown| contains(&shown, root.as_bytes()))
+    };
+    // Who is connected, but for the parent.
+    let parts = || {
+        let status = served.status();
+        let subscribers = status["subscribers"].as_array().unwrap().iter();
+        subscribers.map(|one| (one["part"].to_string(), one["pid"].to_string())).collect::<Vec<_>>()
+    };
+    let (before, pid) = (parts(), discovery());
+    until("a second root is there", || called().len() > 1);
+    let second = called().remove(1);
+    until("discovery shows a certificate of the second root", || signed_by(&second));
+    until("the first root is gone", || !called().contains(&first));
+    assert_eq!((parts(), discovery()), (before.clone(), pid.clone()), "everybody stays connected meanwhile");
+
+    // The first root's certificates are over: whoever has one had itself signed by a discovery of the second root.
+    assert_eq!(ask(&served, "client", "/name").body, "shop");
+    // One that is started now has never heard of the first.
+    let sidecar = subscriber(&served, "sidecar default/shop")["pid"].clone();
+    assert!(signal("-9", sidecar.as_u64().unwrap()));
+    served.until("a new sidecar is there", |status| {
+        let mut subscribers = status["subscribers"].as_array().unwrap().iter();
+        status["settled"] == true
+            && subscribers.any(|one| one["part"] == "sidecar default/shop" && one["pid"] != sidecar)
+    });
+    // All must come again, most of them by a root that was not there when they were started.
+    let before = parts();
+    assert!(signal("-9", pid.as_u64().unwrap()));
+    served.until("everybody is there again", |status| {
+        let count = status["subscribers"].as_array().unwrap().len();
+        status["pid"] != pid && status["settled"] == true && count == before.len()
+    });
+    assert_eq!(parts(), before);
+    until("the shop answers as before", || ask(&served, "client", "/name").body == "shop");
 }
 
 #[test]

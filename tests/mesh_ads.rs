@@ -6,15 +6,15 @@
 mod ads;
 #[path = "support/served.rs"]
 mod served;
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use ads::{Holding, Push, Reply, Set, Sets, Subscription, Type};
 use serde_json::{Value, json};
-use served::{Folder, PATIENCE, Served, get, program, try_status};
+use served::{Discovery, Folder, Served, get};
 
 /// A world of a few types: each a list of `name` or `name=value`; a route's value is the cluster that it names.
 fn world(types: &[(Type, &str)]) -> Sets {
@@ -210,64 +210,33 @@ fn whatever_happens_nothing_points_to_nothing() {
     }
 }
 
-/// Discovery by itself, of which this test is the parent, and one subscriber.
+/// Discovery by itself, and one subscriber.
 struct Bare {
-    process: Child,
-    page: String,
-    wire: TcpStream,
-    lines: std::io::Lines<BufReader<TcpStream>>,
+    discovery: Discovery,
+    wire: BufReader<tls::Client>,
     folder: Folder,
-    _state: Folder,
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Bare {
     fn start(folder: Folder) -> Self {
-        let state = Folder::empty("ads-state");
-        let mut process = Command::new(program())
-            .args(["discovery", "--dir"])
-            .arg(&folder.0)
-            .arg("--state")
-            .arg(state.0.join("applied.yaml"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
         let roster = json!({"token": {"part": "sidecar default/me", "name": null}});
-        writeln!(process.stdin.as_mut().unwrap(), "{roster}").unwrap();
-        let mut report = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut report).unwrap();
-        let report: Value = serde_json::from_str(&report).unwrap();
-        let port = |name: &str| format!("127.0.0.1:{}", report["listening"][name]);
-        let page = port("status");
-        // Whoever comes before the folder was read is sent nothing of it.
-        let started = std::time::Instant::now();
-        while try_status(&page).is_none_or(|status| status["readings"] == 0) {
-            assert!(started.elapsed() < PATIENCE, "the folder is not read");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        let mut wire = TcpStream::connect(port("api")).unwrap();
-        wire.set_read_timeout(Some(PATIENCE)).unwrap();
+        let discovery = Discovery::start(&folder, &roster, &[]);
+        let mut wire = tls::reach(&discovery.api, &discovery.roots).unwrap();
         let part = json!({"sidecar": {"namespace": "default", "pod": "me", "labels": {}, "inbound": {}}});
         writeln!(wire, "{}", json!({"hello": {"pid": 1, "part": part, "admin": 0, "token": "token"}})).unwrap();
-        let lines = BufReader::new(wire.try_clone().unwrap()).lines();
-        Bare { process, page, wire, lines, folder, _state: state }
+        Bare { discovery, wire: BufReader::new(wire), folder }
     }
 
     fn push(&mut self) -> Push {
-        serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap()
+        let mut line = String::new();
+        self.wire.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
     }
 
     fn say(&mut self, push: &Push, error: Option<&str>) {
         let error = error.map(str::to_string);
         let reply = Reply { r#type: push.r#type, nonce: push.nonce, error };
-        writeln!(self.wire, "{}", serde_json::to_string(&reply).unwrap()).unwrap();
+        writeln!(self.wire.get_mut(), "{}", serde_json::to_string(&reply).unwrap()).unwrap();
     }
 
     /// Accepts so many pushes.
@@ -282,15 +251,9 @@ impl Bare {
 
     /// What discovery's page says of the subscriber, once it is as wanted.
     fn subscriber(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let started = std::time::Instant::now();
-        loop {
-            let one = try_status(&self.page).map(|status| status["subscribers"][0].clone());
-            if let Some(one) = one.filter(&wanted) {
-                return one;
-            }
-            assert!(started.elapsed() < PATIENCE, "{:?}", try_status(&self.page));
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        self.discovery.until("the subscriber is as wanted", |status| wanted(&status["subscribers"][0]))["subscribers"]
+            [0]
+        .clone()
     }
 }
 
@@ -328,7 +291,7 @@ fn on_the_wire_a_refusal_is_kept_and_shown_and_what_it_needs_stays() {
     assert_eq!((&rds["nack"], &rds["acked"]), (&json!("it does not brew"), &first["types"]["rds"]["acked"]));
     assert_eq!(rds["refused"].as_u64(), Some(push.version));
     assert_eq!(nacked["types"]["cds"], first["types"]["cds"]);
-    let page = get(&bare.page, "/", "").body;
+    let page = get(&bare.discovery.page, "/", "").body;
     assert!(page.contains("rds REFUSED") && page.contains("cds SYNCED"), "{page}");
     assert!(page.contains("it does not brew"), "{page}");
 

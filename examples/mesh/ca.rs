@@ -1,7 +1,8 @@
 //! The mesh's certificate authority: signs who a workload is, for a short time.
 //!
 //! Knows roots and their keys. Whether a caller may have a name is not decided here: the caller's name comes from what
-//! discovery has checked, never from the request that is signed, of which only the public key is taken.
+//! discovery has checked, never from the request that is signed, of which only the public key is taken. Workloads have names
+//! of SPIFFE, and no others; a host's name is in discovery's own certificate alone.
 //!
 //! A root is replaced in three steps, so that no moment exists in which somebody's certificate is not trusted: the new one
 //! is made and trusted beside the old; once everybody has heard of it, it signs; once no certificate of the old one can
@@ -86,12 +87,22 @@ impl Authority {
     /// Signs the public key of a request for somebody. Whatever else the request says is passed over.
     pub fn sign(&self, request: &[u8], name: &Name) -> Result<Vec<u8>, Failure> {
         let request = CertificateSigningRequestParams::from_der(&request.into())?;
-        let signed =
-            CertificateSigningRequestParams { params: leaf(name, self.lifetime)?, public_key: request.public_key };
+        let uses = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let params = leaf(SanType::URI(name.to_string().try_into()?), &uses, self.lifetime);
+        let signed = CertificateSigningRequestParams { params, public_key: request.public_key };
+        Ok(signed.signed_by(&self.issuer()?)?.der().to_vec())
+    }
+
+    /// A certificate for a server of this name, and its key, which is made here: for discovery itself.
+    pub fn issue(&self, host: &str) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+        let key = KeyPair::generate()?;
+        let params = leaf(SanType::DnsName(host.try_into()?), &[ExtendedKeyUsagePurpose::ServerAuth], self.lifetime);
+        Ok((params.signed_by(&key, &self.issuer()?)?.der().to_vec(), key.serialize_der()))
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, Failure> {
         let root = self.roots.get(self.signing).ok_or("there is no root")?;
-        let key = KeyPair::try_from(root.key.as_slice())?;
-        let issuer = Issuer::new(root_params(root.made), key);
-        Ok(signed.signed_by(&issuer)?.der().to_vec())
+        Ok(Issuer::new(root_params(root.made), KeyPair::try_from(root.key.as_slice())?))
     }
 
     /// Goes on with the replacement of a root where it is time for it. `heard`: everybody has the present bundle. Says whether
@@ -213,16 +224,16 @@ fn root_params(made: u64) -> CertificateParams {
     params
 }
 
-/// A workload's certificate: its name is the only one in it.
-fn leaf(name: &Name, lifetime: Duration) -> Result<CertificateParams, Failure> {
+/// A certificate that signs nothing: its name is the only one in it.
+fn leaf(name: SanType, uses: &[ExtendedKeyUsagePurpose], lifetime: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(name.to_string().try_into()?)];
+    params.subject_alt_names = vec![name];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = uses.to_vec();
     params.use_authority_key_identifier_extension = true;
     between(&mut params, seconds(), lifetime);
-    Ok(params)
+    params
 }
 
 fn between(params: &mut CertificateParams, from: u64, lifetime: Duration) {

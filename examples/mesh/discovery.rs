@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use meshroute::{Reader, Reading, Resources};
 use serde_json::Value;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -23,8 +23,9 @@ use crate::ca::{Authority, seconds};
 use crate::history::History;
 use crate::pilot::Pilot;
 use crate::scene::Scene;
+use crate::trust::Seal;
 use crate::warmth::{Look, Warmth};
-use crate::wire::{self, Claim, Hello, MAX_SHORT_LINE, Opened, Part, Roster, Signed, Signing};
+use crate::wire::{self, Claim, Hello, MAX_SHORT_LINE, Opened, Part, Report, Roster, Signed, Signing};
 use crate::world::{Subscriber, World};
 use crate::{Failure, dashboard, gather, session, status};
 
@@ -48,6 +49,8 @@ pub struct Shared {
     pilot: Mutex<Pilot>,
     scene: Mutex<Arc<Scene>>,
     authority: Mutex<Authority>,
+    /// What parts know it by.
+    seal: Seal,
     /// Who may be what, as the parent says.
     roster: watch::Receiver<Roster>,
     /// Where parts subscribe, and are signed.
@@ -80,6 +83,13 @@ impl Shared {
         dashboard::scene(self, &mut scene);
         Arc::clone(&scene)
     }
+
+    /// Tells the parent where it is, and whose certificates are trusted: the parent tells the parts.
+    fn report(&self, roots: Vec<Vec<u8>>) -> std::io::Result<()> {
+        let listening = [("api", self.api), ("status", self.page)];
+        let listening = listening.map(|(name, address)| (name.to_string(), address.port())).into();
+        session::tell(&Report { listening, roots })
+    }
 }
 
 /// Runs discovery on `--dir`. `--state` is where it keeps, for its next life, what was applied in which order.
@@ -89,11 +99,13 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let roster = session::roster();
     let (api, api_address) = wire::bind(args.port_of("api")).await?;
     let (page, page_address) = wire::bind(args.port_of("status")).await?;
+    let roots = authority.bundle();
     let shared = Arc::new(Shared {
-        world: Mutex::new(World::new(&folder, remembered(&state), authority.bundle())),
+        world: Mutex::new(World::new(&folder, remembered(&state), roots.clone())),
         history: Mutex::new(History::new(Instant::now())),
         pilot: Mutex::new(Pilot::new()),
         scene: Mutex::default(),
+        seal: Seal::new(&authority)?,
         authority: Mutex::new(authority),
         roster,
         api: api_address,
@@ -106,8 +118,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     tokio::spawn(warm_up(Arc::clone(&shared)));
     tokio::spawn(gather::follow(Arc::clone(&shared)));
     tokio::spawn(turn_roots(Arc::clone(&shared)));
-    let listening = [("api", api_address), ("status", page_address)];
-    session::report(listening.map(|(name, address)| (name.to_string(), address.port())).into())?;
+    shared.report(roots)?;
     for id in 1.. {
         match api.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(serve(id, stream, Arc::clone(&shared)))),
@@ -134,18 +145,26 @@ async fn turn_roots(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let heard = shared.world().is_settled();
-        let mut authority = shared.authority.lock().unwrap_or_else(PoisonError::into_inner);
-        match authority.turn(heard, seconds()) {
-            Ok(true) => {
-                let bundle = authority.bundle();
-                drop(authority);
-                shared.world().set_roots(bundle);
-                shared.changed.send_replace(());
-            }
-            Ok(false) => {}
-            Err(error) => once_told(&mut told, format!("roots cannot be replaced: {error}")),
+        if let Err(error) = turn(heard, &shared) {
+            once_told(&mut told, format!("roots cannot be replaced: {error}"));
         }
     }
+}
+
+fn turn(heard: bool, shared: &Shared) -> Result<(), Failure> {
+    let mut authority = shared.authority.lock().unwrap_or_else(PoisonError::into_inner);
+    let turned = authority.turn(heard, seconds());
+    shared.seal.renew(&authority)?;
+    if turned? {
+        let bundle = authority.bundle();
+        drop(authority);
+        // The parent first: pods and kube-proxy hear of roots from it alone. Whoever meets a certificate of the new root
+        // before it has heard of that comes again, and has heard by then.
+        shared.report(bundle.clone())?;
+        shared.world().set_roots(bundle);
+        shared.changed.send_replace(());
+    }
+    Ok(())
 }
 
 /// A second door to the page, where `--address` wants one. While somebody else has it, discovery does without: what it does for
@@ -259,7 +278,8 @@ fn hash_below(path: &Path, hasher: &mut DefaultHasher, depth: u8) {
 
 /// One subscriber, from its hello to the end of its connection.
 async fn serve(id: u64, stream: TcpStream, shared: Arc<Shared>) {
-    let (read, write) = stream.into_split();
+    let Some(stream) = shared.seal.accept(stream).await else { return };
+    let (read, write) = tokio::io::split(stream);
     // The first line is a hello and the others are replies: each is looked at when its turn comes.
     let mut lines = wire::messages::<Value, _>(read, MAX_SHORT_LINE);
     let Ok(Some(first)) = tokio::time::timeout(PATIENCE, lines.recv()).await else { return };
@@ -287,7 +307,7 @@ async fn bearer(token: &str, shared: &Shared) -> Option<Claim> {
 }
 
 /// Signs the bearer of a token: as what the parent says it is, whatever its request says.
-async fn sign(signing: &Signing, mut write: OwnedWriteHalf, shared: &Shared) {
+async fn sign(signing: &Signing, mut write: impl AsyncWrite + Unpin, shared: &Shared) {
     let signed = match bearer(&signing.token, shared).await.and_then(|claim| claim.name) {
         Some(name) => {
             let authority = shared.authority.lock().unwrap_or_else(PoisonError::into_inner);
@@ -329,7 +349,7 @@ fn leave(id: u64, part: &Part, shared: &Shared) {
 async fn converse(
     id: u64,
     part: &Part,
-    mut write: OwnedWriteHalf,
+    mut write: impl AsyncWrite + Unpin,
     lines: &mut tokio::sync::mpsc::Receiver<Value>,
     shared: &Shared,
 ) -> std::io::Result<()> {

@@ -5,7 +5,7 @@
 //! with some jitter; where that fails, the old one goes on until it ends, and it is tried again.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,11 +28,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::Failure;
-use crate::metrics;
 use crate::session::Bond;
 use crate::spiffe::Name;
-use crate::wire::{self, MAX_LINE, Opened, Signed, Signing};
+use crate::wire::{self, Discovery, MAX_LINE, Opened, Signed, Signing, Whereabouts};
+use crate::{Failure, metrics, trust};
 
 /// What mesh connections say they speak, so that they are told from TLS that is the application's own.
 pub const ALPN: &[u8] = b"istio";
@@ -114,13 +113,11 @@ impl Identity {
 
     /// A new key, signed.
     async fn renew(&self, bond: &Bond) -> Result<Duration, Failure> {
-        let (Some(discovery), Some(token)) = (bond.discovery(), bond.token()) else {
-            return Err("nobody has said where discovery is".into());
-        };
+        let Whereabouts { discovery, token } = bond.discovery().ok_or("nobody has said where discovery is")?;
         let key = KeyPair::generate()?;
         let request = CertificateParams::default().serialize_request(&key)?.der().to_vec();
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let signed = timeout(PATIENCE, ask(discovery, Signing { token, request })).await;
+        let signed = timeout(PATIENCE, ask(&discovery, Signing { token, request })).await;
         if !matches!(signed, Ok(Ok(_))) {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
@@ -189,8 +186,8 @@ fn half(lifetime: Duration) -> Duration {
     lifetime / 2 * (900 + dice as u32) / 1000
 }
 
-async fn ask(discovery: SocketAddr, signing: Signing) -> Result<Signed, Failure> {
-    let (read, mut write) = TcpStream::connect(discovery).await?.into_split();
+async fn ask(discovery: &Discovery, signing: Signing) -> Result<Signed, Failure> {
+    let (read, mut write) = tokio::io::split(trust::reach(discovery).await?);
     wire::send(&mut write, &Opened::Signing(signing)).await?;
     let answer = wire::messages::<Result<Signed, String>, _>(read, MAX_LINE).recv().await;
     Ok(answer.ok_or("discovery says nothing")??)
@@ -232,7 +229,8 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn store(roots: &[Vec<u8>]) -> Result<RootCertStore, Error> {
+/// Roots, as they are checked against.
+pub fn store(roots: &[Vec<u8>]) -> Result<RootCertStore, Error> {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add(CertificateDer::from(root.as_slice()))?;

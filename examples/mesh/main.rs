@@ -70,6 +70,7 @@ mod station;
 mod status;
 mod stranger;
 mod transport;
+mod trust;
 mod tunnel;
 mod upstream;
 mod warmth;
@@ -110,8 +111,8 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
 
 With cargo: `cargo run --example mesh`, `cargo run --example mesh -- serve [DIR]`.
 
-The parts, each a process that `serve` starts and watches. They are told where discovery is, and
-what to prove themselves with, by a line on their standard input, and end when it closes:
+The parts, each a process that `serve` starts and watches. They are told where discovery is, what to
+know it by and what to prove themselves with, by a line on their standard input, and end when it closes:
 
   mesh discovery --dir DIR --state FILE
   mesh pod --namespace NS --name POD --port PORT... --greet NAME

@@ -23,7 +23,7 @@ use crate::fabric::Fabric;
 use crate::session::subscribe;
 use crate::spiffe::Name;
 use crate::status::Status;
-use crate::wire::{self, Claim, MAX_SHORT_LINE, Part, PodSpec, Report, Roster, Whereabouts};
+use crate::wire::{self, Claim, Discovery, MAX_SHORT_LINE, Part, PodSpec, Report, Roster, Whereabouts};
 use crate::{client, portions};
 
 /// The port of discovery's page, unless it is taken: Kiali's.
@@ -133,7 +133,7 @@ pub struct Node {
     program: PathBuf,
     log: File,
     parts: watch::Sender<Parts>,
-    discovery: watch::Sender<Option<SocketAddr>>,
+    discovery: watch::Sender<Option<Discovery>>,
     /// What this process itself is told, as a part of its own.
     own: watch::Sender<Option<Whereabouts>>,
     /// Who may be what.
@@ -370,11 +370,11 @@ async fn live(node: &Node, name: &str, args: &[String], claim: &Claim) -> std::i
     loop {
         tokio::select! {
             ended = child.wait() => return ended,
-            Some(report) = reports.recv() => node.up(name, child.id(), report.listening),
+            Some(report) = reports.recv() => node.up(name, child.id(), report),
             // A part that has just ended is found out above.
             Ok(()) = discovery.changed(), if !judges => {
-                let whereabouts = *discovery.borrow_and_update();
-                if let Some(discovery) = whereabouts {
+                let known = discovery.borrow_and_update().clone();
+                if let Some(discovery) = known {
                     let _ = wire::send(input, &Whereabouts { discovery, token: token.clone() }).await;
                 }
             }
@@ -430,11 +430,14 @@ impl Node {
         command.spawn()
     }
 
-    fn up(&self, name: &str, pid: Option<u32>, ports: BTreeMap<String, u16>) {
+    fn up(&self, name: &str, pid: Option<u32>, report: Report) {
+        let Report { listening: ports, roots } = report;
         if let ("discovery", Some(port)) = (name, ports.get("api")) {
+            // Its own process says so on a pipe that is nobody else's: whoever has its port since cannot.
+            let discovery = Discovery { socket: loopback(*port), roots };
             let token = self.token(&nameless("node".into()));
-            self.own.send_replace(Some(Whereabouts { discovery: loopback(*port), token }));
-            self.discovery.send_replace(Some(loopback(*port)));
+            self.own.send_replace(Some(Whereabouts { discovery: discovery.clone(), token }));
+            self.discovery.send_replace(Some(discovery));
         }
         let again = self.parts.borrow().get(name).is_some_and(|before| before.pid.is_none());
         if again {

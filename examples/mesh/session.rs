@@ -1,23 +1,22 @@
-//! A part's two bonds: to the parent that started it (standard input and output) and to discovery (a socket).
+//! A part's two bonds: to the parent that started it (standard input and output) and to discovery (TLS, [`trust`]).
 //!
-//! What the parent hands out on standard input, and nobody else can read, is what a part proves itself to discovery with.
+//! What the parent hands out on standard input, and nobody else can read, is what a part knows discovery by, and what it proves
+//! itself to it with.
 //!
 //! Knows how they are kept up: a part ends with its parent, and looks for discovery for ever. Knows nothing of what is
 //! pushed.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::ads::{Holding, Push, Sets};
-use crate::lines;
 use crate::serve::stop_asked;
 use crate::wire::{self, Hello, MAX_LINE, Opened, Part, Report, Roster, Whereabouts};
+use crate::{lines, trust};
 
 /// The pause before discovery is looked for again, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -27,14 +26,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 pub struct Bond(watch::Receiver<Option<Whereabouts>>);
 
 impl Bond {
-    /// Where discovery is.
-    pub fn discovery(&self) -> Option<SocketAddr> {
-        self.0.borrow().as_ref().map(|said| said.discovery)
-    }
-
-    /// What this part proves itself with.
-    pub fn token(&self) -> Option<String> {
-        self.0.borrow().as_ref().map(|said| said.token.clone())
+    /// Where discovery is, if that is known yet.
+    pub fn discovery(&self) -> Option<Whereabouts> {
+        self.0.borrow().clone()
     }
 }
 
@@ -82,8 +76,13 @@ fn leave() -> ! {
 
 /// Tells the parent what is listened on.
 pub fn report(listening: BTreeMap<String, u16>) -> std::io::Result<()> {
+    tell(&Report { listening, roots: Vec::new() })
+}
+
+/// Tells the parent all that there is to be told.
+pub fn tell(report: &Report) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, &Report { listening })?;
+    serde_json::to_writer(&mut out, report)?;
     out.write_all(b"\n")?;
     out.flush()
 }
@@ -119,7 +118,7 @@ async fn converse(
     said: Whereabouts,
     accept: &mut impl FnMut(&Sets) -> Result<(), String>,
 ) -> std::io::Result<()> {
-    let (read, mut write) = TcpStream::connect(said.discovery).await?.into_split();
+    let (read, mut write) = tokio::io::split(trust::reach(&said.discovery).await?);
     wire::send(&mut write, &Opened::Hello(Hello::of(part.clone(), admin, said.token))).await?;
     let mut pushes = wire::messages::<Push, _>(read, MAX_LINE);
     let mut holding = Holding::default();

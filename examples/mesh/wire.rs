@@ -248,10 +248,19 @@ pub struct PodSpec {
 /// From a parent to each of its parts, on standard input: where discovery is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Whereabouts {
-    /// Discovery's socket.
-    pub discovery: SocketAddr,
+    /// Whom to connect to.
+    pub discovery: Discovery,
     /// What the part proves itself to it with.
     pub token: String,
+}
+
+/// Discovery, as whoever connects to it knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Discovery {
+    /// Its socket.
+    pub socket: SocketAddr,
+    /// One of these vouches for it.
+    pub roots: Vec<Vec<u8>>,
 }
 
 /// From the parent to discovery, on standard input: who may be what, by token.
@@ -271,6 +280,9 @@ pub struct Claim {
 pub struct Report {
     /// Ports on 127.0.0.1 by what they are for.
     pub listening: BTreeMap<String, u16>,
+    /// The certificates that discovery's own hangs on, from discovery; nobody else has any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roots: Vec<Vec<u8>>,
 }
 
 /// A listener on loopback: on this port if it is free (0: any), else on any.
@@ -283,7 +295,8 @@ pub async fn bind(port: u16) -> std::io::Result<(TcpListener, SocketAddr)> {
     Ok((listener, address))
 }
 
-/// The messages of a stream, one a line, until it ends or one is no such message or too long.
+/// The messages of a stream, one a line, until it ends or one is no such message or too long, or until nobody waits for them:
+/// the stream is let go then, so that the other end hears of it.
 pub fn messages<T, R>(stream: R, limit: u64) -> mpsc::Receiver<T>
 where
     T: DeserializeOwned + Send + 'static,
@@ -292,8 +305,12 @@ where
     let (sender, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
         let mut reader = BufReader::new(stream);
-        while let Some(line) = line(&mut reader, limit).await {
-            let Ok(message) = serde_json::from_slice(&line) else { return };
+        loop {
+            let line = tokio::select! {
+                line = line(&mut reader, limit) => line,
+                () = sender.closed() => return,
+            };
+            let Some(Ok(message)) = line.map(|line| serde_json::from_slice(&line)) else { return };
             if sender.send(message).await.is_err() {
                 return;
             }

@@ -88,6 +88,26 @@ impl Cidr {
         (bits <= Cidr::host(address).bits).then_some(Cidr { address, bits })
     }
 
+    /// The range of so many bits that an address lies in; `None`: it has not so many.
+    pub(crate) fn around(address: IpAddr, bits: u8) -> Option<Self> {
+        (bits <= Cidr::host(address).bits).then_some(Cidr { address, bits })
+    }
+
+    /// Its first address.
+    pub(crate) fn network(&self) -> IpAddr {
+        let bits = u32::from(self.bits);
+        match self.address {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+                IpAddr::V4((address.to_bits() & mask).into())
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+                IpAddr::V6((address.to_bits() & mask).into())
+            }
+        }
+    }
+
     /// How many leading bits count.
     pub fn bits(&self) -> u8 {
         self.bits
@@ -133,5 +153,13 @@ mod tests {
         assert!(Cidr::parse("0.0.0.0/0").unwrap().contains("9.9.9.9".parse().unwrap()));
         assert!(Cidr::parse("::/0").unwrap().contains("::1".parse().unwrap()));
         assert_eq!(Cidr::parse("10.0.0.0/33"), None);
+    }
+
+    #[test]
+    fn a_range_is_known_by_its_first_address() {
+        let network = |text: &str| Cidr::parse(text).unwrap().network().to_string();
+        assert_eq!(network("10.1.2.3/16"), "10.1.0.0");
+        assert_eq!(["10.1.2.3", "9.9.9.9/0", "fe80::1/10", "::9/0"].map(network), ["10.1.2.3", "0.0.0.0", "fe80::", "::"]);
+        assert_eq!(Cidr::around("10.1.2.3".parse().unwrap(), 33), None);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: istio `pilot/pkg/networking/core/gateway.go`; reference sections 3.3 and 11.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -126,7 +126,7 @@ impl Inbound<'_> {
         let mut listener = Listener::new(port, address.into_iter().collect());
         let kind = servers.first().map(Bound::kind);
         let alike = |bound: &&Bound<'_>| Some(bound.kind().family()) == kind.map(ServerKind::family);
-        let mut taken: Vec<HostPattern> = Vec::new();
+        let mut taken: HashSet<HostPattern> = HashSet::new();
         let mut plain = Vec::new();
         for bound in servers.iter().filter(alike) {
             match bound.kind() {
@@ -205,7 +205,7 @@ impl Inbound<'_> {
         if bound.server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough) {
             return auto_passthrough(bound, clusters);
         }
-        let mut chains: Vec<Chain> = Vec::new();
+        let (mut chains, mut taken) = (Vec::new(), HashSet::new());
         let applies = |block: &&TlsMatchAttributes| {
             (block.port == 0 || block.port == u32::from(bound.port))
                 && (block.gateways.is_empty() || block.gateways.contains(&bound.gateway))
@@ -217,7 +217,7 @@ impl Inbound<'_> {
         for (root, at, rule) in l4::ordered(self.bound_roots(bound), self.mesh.precedence, |root| &root.tls, weigh) {
             for block in rule.r#match.iter().flatten().filter(applies) {
                 let names = l4::server_names(&block.sni_hosts);
-                if chains.iter().any(|chain| chain.server_names.iter().any(|name| names.contains(name))) {
+                if names.iter().any(|name| taken.contains(name)) {
                     continue;
                 }
                 let field = format!("spec.tls[{at}]");
@@ -227,6 +227,7 @@ impl Inbound<'_> {
                 let mut chain = Chain::new(target);
                 chain.transport = Transport::Tls;
                 chain.server_names = names;
+                taken.extend(chain.server_names.iter().cloned());
                 chains.push(chain);
             }
         }
@@ -241,7 +242,7 @@ impl Inbound<'_> {
         clusters: &mut Clusters<'_>,
         findings: &mut Findings,
     ) -> HttpTable {
-        let mut hosts: Vec<Claimed<'_>> = Vec::new();
+        let mut claims = Claims::default();
         for bound in servers {
             let place = Place { port: bound.port, gateway: &bound.gateway, encrypted, viewpoint: self.viewpoint };
             for root in self.roots.iter().filter(|root| root.binds(&bound.gateway)) {
@@ -252,7 +253,7 @@ impl Inbound<'_> {
                 }
                 let shared = bound.hosts_for(&root.resource.namespace);
                 for (host, written) in intersection(&shared, &root.hosts) {
-                    let host = claimed(&mut hosts, host);
+                    let host = claims.host(host);
                     host.layers.push(Layer { root, written, rules: rules.clone() });
                     host.require_tls |= bound.redirects();
                 }
@@ -260,13 +261,13 @@ impl Inbound<'_> {
             // Of hosts that nobody binds to, Istio redirects only those that are written without a namespace.
             for written in bound.server.hosts.iter().filter(|host| bound.redirects() && !host.contains('/')) {
                 if let Ok(host) = HostPattern::parse(written) {
-                    claimed(&mut hosts, host.to_lowercase()).require_tls = true;
+                    claims.host(host.to_lowercase()).require_tls = true;
                 }
             }
         }
         let mut table = HttpTable::new(name, Unclaimed::NotFound);
-        table.hosts =
-            hosts.into_iter().map(|claimed| Arc::new(self.virtual_host(claimed, servers[0].port, findings))).collect();
+        let hosts = claims.hosts.into_iter();
+        table.hosts = hosts.map(|claimed| Arc::new(self.virtual_host(claimed, servers[0].port, findings))).collect();
         table
     }
 
@@ -306,12 +307,21 @@ struct Layer<'a> {
     rules: Arc<[LoweredRule]>,
 }
 
-fn claimed<'v, 'a>(hosts: &'v mut Vec<Claimed<'a>>, host: HostPattern) -> &'v mut Claimed<'a> {
-    let at = hosts.iter().position(|known| known.host == host).unwrap_or_else(|| {
-        hosts.push(Claimed { host, layers: Vec::new(), require_tls: false });
-        hosts.len() - 1
-    });
-    &mut hosts[at]
+/// The hosts of a table, in the order in which they are claimed.
+#[derive(Default)]
+struct Claims<'a> {
+    hosts: Vec<Claimed<'a>>,
+    places: HashMap<HostPattern, usize>,
+}
+
+impl<'a> Claims<'a> {
+    fn host(&mut self, host: HostPattern) -> &mut Claimed<'a> {
+        let at = *self.places.entry(host.clone()).or_insert(self.hosts.len());
+        if at == self.hosts.len() {
+            self.hosts.push(Claimed { host, layers: Vec::new(), require_tls: false });
+        }
+        &mut self.hosts[at]
+    }
 }
 
 impl<'a> Bound<'a> {

@@ -2,7 +2,7 @@
 //!
 //! Source: istio `pilot/pkg/networking/core/tls.go` and `networkfilter.go`; reference section 10.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ pub(super) fn listeners(
     clusters: &mut Clusters<'_>,
     findings: &mut Findings,
 ) {
+    let mut places = Places::of(listeners);
     for service in services.iter().filter(|service| service.alias_of.is_none()) {
         for port in service.ports.iter().filter(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Tls)) {
             let chains = chains(outbound, service, port.number, clusters, findings);
@@ -34,10 +35,10 @@ pub(super) fn listeners(
                 let mut at_addresses = chains.clone();
                 let own: Vec<Cidr> = service.subnets.iter().filter_map(|subnet| Cidr::parse(subnet)).collect();
                 at_addresses.iter_mut().filter(|chain| chain.subnets == own).for_each(|chain| chain.subnets.clear());
-                add(Listener { chains: at_addresses, ..Listener::new(port.number, addresses) }, listeners);
-                add(Listener { chains, ..Listener::new(port.number, Vec::new()) }, listeners);
+                places.add(Listener { chains: at_addresses, ..Listener::new(port.number, addresses) });
+                places.add(Listener { chains, ..Listener::new(port.number, Vec::new()) });
             } else {
-                add(Listener { chains, ..Listener::new(port.number, addresses) }, listeners);
+                places.add(Listener { chains, ..Listener::new(port.number, addresses) });
             }
         }
     }
@@ -51,18 +52,40 @@ pub(super) fn bind(service: &Service) -> Vec<IpAddr> {
     }
 }
 
-/// Adds a listener. Where one for the same place is there, it gets the chains that fit nothing it already takes.
-fn add(listener: Listener, listeners: &mut Vec<Listener>) {
-    let there = listeners.iter_mut().find(|known| known.port == listener.port && known.addresses == listener.addresses);
-    let Some(known) = there else { return listeners.push(listener) };
-    for chain in listener.chains {
-        let same = |other: &Chain| {
-            other.subnets == chain.subnets
-                && other.server_names == chain.server_names
-                && other.http_only == chain.http_only
-        };
-        if !known.chains.iter().any(same) {
-            known.chains.push(chain);
+/// Listeners by their places.
+struct Places<'l> {
+    listeners: &'l mut Vec<Listener>,
+    by_place: HashMap<(u16, Vec<IpAddr>), usize>,
+    /// What the chains of each ask for, once that is needed.
+    asked: HashMap<usize, HashSet<Asked>>,
+}
+
+/// What tells a chain from others: addresses, server names, and whether it wants what was recognised as HTTP.
+type Asked = (Vec<Cidr>, Vec<HostPattern>, bool);
+
+fn asked(chain: &Chain) -> Asked {
+    (chain.subnets.clone(), chain.server_names.clone(), chain.http_only)
+}
+
+impl<'l> Places<'l> {
+    fn of(listeners: &'l mut Vec<Listener>) -> Self {
+        let mut by_place = HashMap::new();
+        for (at, listener) in listeners.iter().enumerate() {
+            by_place.entry((listener.port, listener.addresses.clone())).or_insert(at);
+        }
+        Places { listeners, by_place, asked: HashMap::new() }
+    }
+
+    /// Adds a listener. Where one for the same place is there, it gets the chains that fit nothing it already takes.
+    fn add(&mut self, listener: Listener) {
+        let place = (listener.port, listener.addresses.clone());
+        let at = *self.by_place.entry(place).or_insert(self.listeners.len());
+        let Some(known) = self.listeners.get_mut(at) else { return self.listeners.push(listener) };
+        let taken = self.asked.entry(at).or_insert_with(|| known.chains.iter().map(asked).collect());
+        for chain in listener.chains {
+            if taken.insert(asked(&chain)) {
+                known.chains.push(chain);
+            }
         }
     }
 }
@@ -101,7 +124,7 @@ impl L4Place<'_> {
     /// All VirtualServices with a host that overlaps the service's have a say; there is no single winner. Under
     /// [`Precedence::LastApplied`] only those have that name it most exactly: an exact and a wildcard host never merge.
     fn roots(&self) -> impl Iterator<Item = &Root> {
-        let own = self.outbound.roots.opaque();
+        let own = self.outbound.roots.opaque_for(&self.service.host);
         let imported: Vec<&Root> =
             own.filter(|root| self.outbound.scope.imports_rules(root, Some(self.port))).collect();
         let hosts = || imported.iter().flat_map(|root| &root.hosts).filter(|host| host.overlaps(&self.service.host));

@@ -197,9 +197,17 @@ impl<'a> Seen<'a> {
         self.in_order(found.into_values())
     }
 
-    /// Those with tcp or tls rules.
-    pub(super) fn opaque(&self) -> impl Iterator<Item = &'a Root> + use<'a> {
-        self.in_order(&self.roots.opaque)
+    /// Those with tcp or tls rules of which a host overlaps a service's.
+    pub(super) fn opaque_for(&self, service: &HostPattern) -> impl Iterator<Item = &'a Root> + use<'a> {
+        if service.is_wildcard() {
+            let overlaps = |root: &&Arc<Root>| root.hosts.iter().any(|host| host.overlaps(service));
+            return self.in_order(self.roots.opaque.iter().filter(overlaps));
+        }
+        let covering = self.roots.wildcards.iter().filter(|host| service.is_within(host)).chain([service]);
+        let naming = covering.filter_map(|host| self.roots.by_host.get(host)).flatten();
+        let found: BTreeMap<&Order, &Arc<Root>> =
+            naming.filter(|root| root.is_opaque()).map(|root| (&root.order, root)).collect();
+        self.in_order(found.into_values())
     }
 
     /// Each host that somebody names.

@@ -70,27 +70,37 @@ impl<'c> Builder<'c> {
         }
         let drawers = self.sort(&ids);
         let mut parts: Vec<Part> = Vec::new();
-        let mut keys: Vec<Vec<(&'c [u8], Target)>> = Vec::new();
+        let mut keys: Vec<[Vec<(&'c [u8], Target)>; 2]> = Vec::new();
         let mut places: FastMap<Place<'c>, usize> = FastMap::default();
         for (filing, ids) in drawers {
-            let (place, text) = place(filing);
+            let place = place(filing);
             let first = ids[0];
             let target = if filing.is_some() { self.file(ids, depth + 1) } else { self.list(&ids) };
             let at = *places.entry(place).or_insert(parts.len());
             if at == parts.len() {
-                parts.push(Part { first, look: self.look(place), values: Values::default(), present: Target::Nothing });
-                keys.push(Vec::new());
+                parts.push(Part { first, look: self.look(place), ..Part::default() });
+                keys.push(Default::default());
             }
             let part = &mut parts[at];
             // Planted: a part is due with its last route.
             part.first = if cfg!(meshroute_fault = "order") { part.first.max(first) } else { part.first.min(first) };
-            match text {
-                Some(text) => keys[at].push((text, target)),
-                None => part.present = target,
+            let [values, starts] = &mut keys[at];
+            match filing {
+                Some(Filing::ExactPath(text) | Filing::Value(_, text)) => values.push((text, target)),
+                Some(Filing::Prefix(text)) => {
+                    part.look.note(text);
+                    values.push((text, target));
+                }
+                Some(Filing::Start(_, text)) => {
+                    part.lengths |= 1 << (text.len() - 1);
+                    starts.push((text, target));
+                }
+                Some(Filing::Present(_)) | None => part.present = target,
             }
         }
-        for (part, keys) in parts.iter_mut().zip(keys) {
-            part.values = self.values(&mut part.look, &keys);
+        for (part, [values, starts]) in parts.iter_mut().zip(keys) {
+            part.values = self.values(&values);
+            part.starts = self.values(&starts);
         }
         if cfg!(meshroute_fault = "path") {
             forget_longest(&mut parts);
@@ -108,10 +118,10 @@ impl<'c> Builder<'c> {
         let mut sizes: FastMap<Place<'c>, u32> = FastMap::default();
         for filed in ids.iter().flat_map(|&id| &self.routes[id as usize].left) {
             *shared.entry(filed.filing).or_default() += 1;
-            *sizes.entry(place(Some(filed.filing)).0).or_default() += 1;
+            *sizes.entry(place(Some(filed.filing))).or_default() += 1;
         }
         let rank = |filed: &Filed<'c>| {
-            let size = sizes.get(&place(Some(filed.filing)).0).and_then(|size| size.checked_ilog2());
+            let size = sizes.get(&place(Some(filed.filing))).and_then(|size| size.checked_ilog2());
             (shared.get(&filed.filing), Reverse(size))
         };
         let mut drawers: Vec<(Option<Filing<'c>>, Vec<u32>)> = Vec::new();
@@ -181,7 +191,7 @@ impl<'c> Builder<'c> {
         })
     }
 
-    fn values(&mut self, look: &mut Look, keys: &[(&'c [u8], Target)]) -> Values {
+    fn values(&mut self, keys: &[(&'c [u8], Target)]) -> Values {
         let start = self.keys.len();
         let len = if keys.len() > FEW { (keys.len() * 4 / 3 + 1).next_power_of_two() } else { keys.len() };
         self.keys.resize(start + len, Key::default());
@@ -193,9 +203,6 @@ impl<'c> Builder<'c> {
                 at = (at + 1) & (len - 1);
             }
             places[at] = Key { text: text_kept, target };
-            if let (Look::Prefix { last, .. }, Some(byte)) = (&mut *look, text.last()) {
-                *last |= 1 << (byte & 63);
-            }
         }
         Values { start: start as u32, len: len as u32 }
     }
@@ -210,14 +217,22 @@ enum Place<'c> {
     Field(Field<'c>),
 }
 
-/// The part that a filing belongs to, and its text there.
-fn place(filing: Option<Filing<'_>>) -> (Place<'_>, Option<&[u8]>) {
+/// The part that a filing belongs to.
+fn place(filing: Option<Filing<'_>>) -> Place<'_> {
     match filing {
-        None => (Place::Always, None),
-        Some(Filing::ExactPath(path)) => (Place::ExactPath, Some(path)),
-        Some(Filing::Prefix(path)) => (Place::Prefix(path.len()), Some(path)),
-        Some(Filing::Value(field, text)) => (Place::Field(field), Some(text)),
-        Some(Filing::Present(field)) => (Place::Field(field), None),
+        None => Place::Always,
+        Some(Filing::ExactPath(_)) => Place::ExactPath,
+        Some(Filing::Prefix(path)) => Place::Prefix(path.len()),
+        Some(Filing::Value(field, _) | Filing::Start(field, _) | Filing::Present(field)) => Place::Field(field),
+    }
+}
+
+impl Look {
+    /// Takes note of a prefix that is looked for.
+    fn note(&mut self, prefix: &[u8]) {
+        if let (Look::Prefix { last, .. }, Some(byte)) = (self, prefix.last()) {
+            *last |= 1 << (byte & 63);
+        }
     }
 }
 

@@ -126,6 +126,11 @@ impl HostIndex {
         self.named(host.as_bytes()).or_else(|| self.find_otherwise(host.as_bytes()))
     }
 
+    /// The one that claims a name which stands alone, and is not empty. Allocates as [`HostIndex::find`].
+    pub(crate) fn find_name(&self, name: &str) -> Option<u32> {
+        self.named(name.as_bytes()).or_else(|| self.find_otherwise(name.as_bytes()))
+    }
+
     fn find_otherwise(&self, host: &[u8]) -> Option<u32> {
         if !host.iter().fold(false, |capitals, byte| capitals | byte.is_ascii_uppercase()) {
             return self.wildcard(host).or(self.any);

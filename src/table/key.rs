@@ -9,6 +9,8 @@ pub(super) enum Filing<'c> {
     ExactPath(&'c [u8]),
     Prefix(&'c [u8]),
     Value(Field<'c>, &'c [u8]),
+    /// The first bytes of a value, [`LONGEST_START`] at most.
+    Start(Field<'c>, &'c [u8]),
     /// There is a value.
     Present(Field<'c>),
 }
@@ -38,15 +40,15 @@ pub(super) fn filings(condition: &Condition) -> impl Iterator<Item = Filed<'_>> 
         .into_iter()
         .chain(headers)
         .chain(query)
-        .chain(exact(Field::Authority, condition.authority.as_ref(), Rest::AUTHORITY))
-        .chain(exact(Field::Method, condition.method.as_ref(), Rest::METHOD))
+        .chain(text(Field::Authority, condition.authority.as_ref(), Rest::AUTHORITY))
+        .chain(text(Field::Method, condition.method.as_ref(), Rest::METHOD))
         .filter(|filed| filed.filing.text().len() <= LONGEST)
 }
 
 impl<'c> Filing<'c> {
     fn text(self) -> &'c [u8] {
         match self {
-            Filing::ExactPath(text) | Filing::Prefix(text) | Filing::Value(_, text) => text,
+            Filing::ExactPath(text) | Filing::Prefix(text) | Filing::Value(_, text) | Filing::Start(_, text) => text,
             Filing::Present(_) => b"",
         }
     }
@@ -70,17 +72,29 @@ fn header(test: &HeaderMatch, part: Rest) -> Option<Filed<'_>> {
         return None;
     }
     let field = Field::Header(&test.name);
-    Some(exact(field, Some(&test.value), part).unwrap_or_else(|| present(field, &test.value, part)))
+    Some(text(field, Some(&test.value), part).unwrap_or_else(|| present(field, &test.value, part)))
 }
 
 fn parameter(test: &QueryMatch, part: Rest) -> Filed<'_> {
     let field = Field::Query(&test.name);
-    exact(field, Some(&test.value), part).unwrap_or_else(|| present(field, &test.value, part))
+    text(field, Some(&test.value), part).unwrap_or_else(|| present(field, &test.value, part))
 }
 
-fn exact<'c>(field: Field<'c>, test: Option<&'c ValueMatch>, part: Rest) -> Option<Filed<'c>> {
-    let Some(ValueMatch::Exact(text)) = test else { return None };
-    Some(Filed { filing: Filing::Value(field, text.as_bytes()), part, proves: true })
+/// Longer beginnings are filed under as much of them.
+pub(super) const LONGEST_START: usize = u64::BITS as usize;
+
+/// What is known of a value's text: all of it, or its beginning.
+fn text<'c>(field: Field<'c>, test: Option<&'c ValueMatch>, part: Rest) -> Option<Filed<'c>> {
+    let (start, proves) = match test? {
+        ValueMatch::Exact(text) => {
+            return Some(Filed { filing: Filing::Value(field, text.as_bytes()), part, proves: true });
+        }
+        ValueMatch::Prefix(text) => (text.as_bytes(), text.len() <= LONGEST_START),
+        ValueMatch::Regex(pattern) => (pattern.literal_prefix(), false),
+        ValueMatch::Present => return None,
+    };
+    let start = &start[..start.len().min(LONGEST_START)];
+    (!start.is_empty()).then_some(Filed { filing: Filing::Start(field, start), part, proves })
 }
 
 fn present<'c>(field: Field<'c>, test: &ValueMatch, part: Rest) -> Filed<'c> {

@@ -4,8 +4,8 @@
 //! where a route came from, so that it can be tested, measured and replaced alone.
 //!
 //! Each route is filed once, under the one of its conditions that the fewest other routes share: an exact path, a
-//! path prefix (a regex counts with the literal text that it begins with), an exact header or query value, an
-//! exact authority or method, or at least the presence of a header or parameter. Where many share even that, those
+//! path prefix (a regex counts with the literal text that it begins with), a header's or parameter's exact value or its
+//! beginning (likewise), an authority or method, or at least the presence of a header or parameter. Where many share even that, those
 //! that do are filed among themselves by the next condition, and so on. What a key has proven is not tested again.
 //!
 //! A request is led through the table in the order of ids: a part of the table is looked at no sooner than the first
@@ -13,12 +13,14 @@
 //! made that a plain scan up to the same route would not have paid for with a test of its own.
 
 mod build;
+mod chain;
 mod hash;
 mod host;
 mod key;
 mod search;
 mod text;
 
+pub(crate) use chain::ChainIndex;
 pub(crate) use hash::FastMap;
 pub(crate) use host::HostIndex;
 
@@ -70,21 +72,28 @@ enum Target {
 }
 
 /// All routes that are filed under values of the same thing. A line of the cache holds one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(align(64))]
 struct Part {
     /// The smallest id in it.
     first: u32,
     look: Look,
     values: Values,
+    /// What a value may begin with, of all lengths.
+    starts: Values,
+    /// How long these are: a bit for each length, the lowest for one byte.
+    lengths: u64,
     /// Those that want nothing but a value, whichever.
     present: Target,
 }
 
+const _: () = assert!(size_of::<Part>() == 64 && size_of::<Key>() == 32);
+
 /// What is looked at in the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Look {
     /// Nothing: its routes are candidates always.
+    #[default]
     Always,
     ExactPath,
     /// The first bytes of the path, so many; `last` has a bit for each byte that some prefix of that length ends with.

@@ -164,13 +164,12 @@ impl RouteTable {
             }
             Look::Query(name) => {
                 let Some(value) = question.query(name.of(&*self.names).as_bytes()) else { return Some(()) };
-                self.push(found, part.present)?;
-                self.find(part, if cfg!(meshroute_fault = "query") { value.trim_ascii() } else { value }, found)
+                self.line(part, if cfg!(meshroute_fault = "query") { value.trim_ascii() } else { value }, found)
             }
-            Look::Authority => self.find(part, question.request.authority.as_bytes(), found),
+            Look::Authority => self.line(part, question.request.authority.as_bytes(), found),
             Look::Method => {
                 let method = question.request.method.as_bytes();
-                self.find(part, if cfg!(meshroute_fault = "method") { b"GET" } else { method }, found)
+                self.line(part, if cfg!(meshroute_fault = "method") { b"GET" } else { method }, found)
             }
         }
     }
@@ -184,14 +183,29 @@ impl RouteTable {
     ) -> Option<()> {
         let mut fits = Some(());
         any(&mut |line| {
-            fits = self.push(found, part.present);
-            if let (Some(()), Some(target)) = (fits, self.value(part.values, line)) {
-                fits = self.push(found, target);
-            }
+            fits = self.line(part, line, found);
             // Planted: looks at the first line only.
             fits.is_none() || cfg!(meshroute_fault = "header")
         });
         fits
+    }
+
+    /// Looks up a value: what wants one whichever, what wants this one, and what wants one that begins as it does.
+    #[inline]
+    fn line(&self, part: &Part, text: &[u8], found: &mut Found) -> Option<()> {
+        self.push(found, part.present)?;
+        self.find(part, text, found)?;
+        let mut lengths = part.lengths;
+        while lengths != 0 {
+            let len = lengths.trailing_zeros() as usize + 1;
+            let Some(start) = text.get(..len) else { break };
+            if let Some(target) = self.value(part.starts, start) {
+                self.push(found, target)?;
+            }
+            // Planted: one length is all that is looked at.
+            lengths = if cfg!(meshroute_fault = "start") { 0 } else { lengths & (lengths - 1) };
+        }
+        Some(())
     }
 
     fn find(&self, part: &Part, text: &[u8], found: &mut Found) -> Option<()> {

@@ -22,6 +22,18 @@ pub(super) struct Group {
     pub(super) viewpoint: Viewpoint,
     pub(super) view: View,
     pub(super) classes: Vec<Class>,
+    pub(super) standing: Standing,
+}
+
+/// How what clients have compares to what they are to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is the same.
+    Published,
+    /// The routers are newer than those in the cells.
+    Ahead,
+    /// A change could not be told to the group: it is to be made again.
+    Stale,
 }
 
 /// Clients that get the same answers.
@@ -61,7 +73,7 @@ impl Group {
         }
         let router = Arc::new(Router::compile(plan)?);
         let first = Class { viewpoint: fine, router, cells: Vec::new() };
-        Ok(Group { viewpoint: coarse, view, classes: vec![first] })
+        Ok(Group { viewpoint: coarse, view, classes: vec![first], standing: Standing::Published })
     }
 
     /// A group with its first class, made from another group; fails where the two have too little in common.
@@ -79,7 +91,7 @@ impl Group {
         let router = first.router.with_hosts(changes, view.contested(), view.clusters(), &mut Made::default())?;
         let router = router.with_names(names);
         let class = Class { viewpoint: fine.clone(), router: Arc::new(router), cells: Vec::new() };
-        Ok(Group { viewpoint: coarse.clone(), view, classes: vec![class] })
+        Ok(Group { viewpoint: coarse.clone(), view, classes: vec![class], standing: Standing::Published })
     }
 
     /// Whether a group for this client could be made from this one.
@@ -134,23 +146,21 @@ impl Group {
         }
     }
 
-    /// Takes services with other endpoints; `None` where no cluster is another now.
-    pub(super) fn renew(
-        &mut self,
-        shared: Shared<'_>,
-        keys: &mut Keys,
-        services: &[Arc<Service>],
-    ) -> Option<&mut Self> {
-        if !self.view.renew(shared, keys, services) {
-            return None;
+    /// Takes services with other endpoints.
+    pub(super) fn renew(&mut self, shared: Shared<'_>, keys: &mut Keys, services: &[Arc<Service>]) {
+        if self.view.renew(shared, keys, services) {
+            self.take_clusters();
         }
+    }
+
+    fn take_clusters(&mut self) {
         for class in &mut self.classes {
             class.router = Arc::new(class.router.with_clusters(self.view.clusters()));
         }
-        Some(self)
+        self.standing = Standing::Ahead;
     }
 
-    /// Takes note that a VirtualService was replaced, and publishes what follows; fails where the group is to be made again.
+    /// Takes note that a VirtualService was replaced; fails where the group is to be made again.
     pub(super) fn replace(
         &mut self,
         shared: Shared<'_>,
@@ -159,15 +169,10 @@ impl Group {
         made: &mut Made,
     ) -> Result<(), FromNothing> {
         let concerned = self.view.replaced(shared, replaced)?;
-        if !concerned.is_empty() {
-            self.patch(shared, keys, &concerned, None, made)?;
-            self.publish();
-        }
-        Ok(())
+        if concerned.is_empty() { Ok(()) } else { self.patch(shared, keys, &concerned, None, made) }
     }
 
-    /// Takes note that other DestinationRules may speak than before, and publishes what follows; fails where the group is to
-    /// be made again.
+    /// Takes note that other DestinationRules may speak than before; fails where the group is to be made again.
     pub(super) fn take_rules(
         &mut self,
         shared: Shared<'_>,
@@ -177,18 +182,13 @@ impl Group {
     ) -> Result<(), FromNothing> {
         let Some(concerned) = self.view.rules_replaced(shared, keys, before)? else { return Ok(()) };
         if concerned.is_empty() {
-            for class in &mut self.classes {
-                class.router = Arc::new(class.router.with_clusters(self.view.clusters()));
-            }
-        } else {
-            self.patch(shared, keys, &concerned, None, made)?;
+            self.take_clusters();
+            return Ok(());
         }
-        self.publish();
-        Ok(())
+        self.patch(shared, keys, &concerned, None, made)
     }
 
-    /// Takes note that some hosts have other services, and publishes what follows; fails where the group is to be made
-    /// again.
+    /// Takes note that some hosts have other services; fails where the group is to be made again.
     pub(super) fn turn_over(
         &mut self,
         shared: Shared<'_>,
@@ -199,9 +199,7 @@ impl Group {
         // All of the classes have the same names.
         let Some(names) = self.classes.first().map(|first| &first.router.plan().names) else { return Ok(()) };
         let Some((concerned, names)) = self.view.turn_over(shared, keys, turnover, names)? else { return Ok(()) };
-        self.patch(shared, keys, &concerned, Some(&names), made)?;
-        self.publish();
-        Ok(())
+        self.patch(shared, keys, &concerned, Some(&names), made)
     }
 
     fn patch(
@@ -220,6 +218,7 @@ impl Group {
                 None => router,
             });
         }
+        self.standing = Standing::Ahead;
         Ok(())
     }
 
@@ -240,16 +239,16 @@ impl Group {
         Ok(made)
     }
 
-    /// Takes the place of the group that it was made again from, and publishes what follows.
+    /// Takes the place of the group that it was made again from.
     pub(super) fn supersede(mut self, before: &mut Group) {
         for (class, before) in self.classes.iter_mut().zip(&mut before.classes) {
             class.cells = std::mem::take(&mut before.cells);
         }
-        *before = self;
-        before.publish();
+        *before = Group { standing: Standing::Ahead, ..self };
     }
 
     pub(super) fn publish(&mut self) {
+        self.standing = Standing::Published;
         for class in &mut self.classes {
             class.cells.retain(|cell| cell.strong_count() > 0);
             for cell in class.cells.iter().filter_map(Weak::upgrade) {

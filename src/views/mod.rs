@@ -17,11 +17,11 @@ use crate::diagnostic::{Diagnostic, ResourceRef};
 use crate::live::Live;
 use crate::model::{DestinationRule, Object, VirtualService};
 use crate::plan::Plan;
-use crate::resolve::{Keys, Mesh, Touched, Turnover, Viewpoint, whose};
-use crate::resources::{Applied, Reader, Resources};
+use crate::resolve::{FromNothing, Keys, Mesh, Touched, Turnover, Viewpoint, whose};
+use crate::resources::{Applied, Before, Reader, Resources, Scope};
 use crate::yaml::Reading;
 use ground::Ground;
-use group::{Class, Group};
+use group::{Class, Group, Standing};
 use labels::Labels;
 
 /// Resources, and what they mean to each of many clients: kept up to date change by change.
@@ -49,14 +49,19 @@ pub struct Views {
     labels: Labels,
     groups: Vec<Group>,
     cells: Vec<(Viewpoint, Weak<Live>)>,
+    /// Something changed that cannot be followed: all is to be made from nothing.
+    behind: bool,
 }
+
+/// So many changes at a time are followed one by one, or a part of the resources that is as small.
+const FEW: usize = 16;
 
 impl Views {
     /// Views over resources; nobody looks yet.
     pub fn new(resources: Resources, mesh: Mesh) -> Self {
         let labels = Labels::of(&resources);
         let (keys, groups, cells) = (Keys::default(), Vec::new(), Vec::new());
-        Views { ground: Ground::new(resources, mesh), keys, added: 0, labels, groups, cells }
+        Views { ground: Ground::new(resources, mesh), keys, added: 0, labels, groups, cells, behind: false }
     }
 
     /// The resources as they are.
@@ -93,7 +98,8 @@ impl Views {
         let before = self.ground.resources.shared(&reference);
         let applied = self.ground.resources.apply(object);
         if applied != Applied::Unchanged {
-            self.changed(&reference, before)?;
+            self.follow(&reference, before);
+            self.settle()?;
         }
         Ok(applied)
     }
@@ -106,7 +112,8 @@ impl Views {
         let before = self.ground.resources.shared(reference);
         let was_there = self.ground.resources.delete(reference);
         if was_there {
-            self.changed(reference, before)?;
+            self.follow(reference, before);
+            self.settle()?;
         }
         Ok(was_there)
     }
@@ -114,103 +121,103 @@ impl Views {
     /// Reads a text, applies what is in it and publishes what follows, all at once. Hands back what was found wrong with the
     /// text.
     pub fn apply_text(&mut self, text: &str, file: &str, reading: Reading) -> Vec<Diagnostic> {
-        self.change_all(|resources| resources.apply_text(text, file, reading))
+        let mut reader = Reader::new(reading);
+        reader.text(text, file);
+        self.take(reader, Scope::Part)
     }
 
     /// Makes the resources what was read ([`Resources::replace`]) and publishes what follows, all at once.
     pub fn replace(&mut self, reader: Reader) -> Vec<Diagnostic> {
-        self.change_all(|resources| resources.replace(reader))
+        self.take(reader, Scope::Whole)
     }
 
-    /// Many changes that are published as one: from nothing.
-    fn change_all(&mut self, change: impl FnOnce(&mut Resources) -> Vec<Diagnostic>) -> Vec<Diagnostic> {
-        let before = self.ground.resources.revision();
-        let findings = change(&mut self.ground.resources);
-        if self.ground.resources.revision() != before {
-            // INVARIANT: what was resolved compiles; where it did not, the routers before stay in force.
-            let _ = self.rebuild();
+    /// Many changes that are published as one. A few among many resources are followed one by one.
+    fn take(&mut self, reader: Reader, scope: Scope) -> Vec<Diagnostic> {
+        let (changes, findings) = self.ground.resources.changes(reader, scope);
+        let all = self.ground.resources.iter().count();
+        self.behind |= changes.len() > FEW.max(all / FEW) || (self.groups.is_empty() && !changes.is_empty());
+        for change in changes {
+            let reference = change.reference.clone();
+            let before = self.ground.resources.take(change);
+            self.follow(&reference, before);
         }
+        // INVARIANT: what was resolved compiles; where it did not, the routers before stay in force.
+        let _ = self.settle();
         findings
     }
 
-    /// Publishes what follows from a change of one resource.
-    fn changed(&mut self, reference: &ResourceRef, before: Option<(Arc<Object>, u64)>) -> Result<(), PlanError> {
-        match &*reference.kind {
+    /// Takes note of a change of one resource, which is published when all is [settled](Views::settle).
+    fn follow(&mut self, reference: &ResourceRef, before: Before) {
+        if self.behind || self.is_littered() {
+            self.behind = true;
+            return;
+        }
+        let (known, before) = (self.keys.len(), before.as_ref().map(|(object, applied)| (&**object, *applied)));
+        let object = before.map(|(object, _)| object);
+        let followed = match &*reference.kind {
             "VirtualService" => self.rules_changed(reference, before),
             "Pod" | "EndpointSlice" | "Endpoints" | "WorkloadEntry" | "Service" | "ServiceEntry" | "Deployment" => {
-                self.services_changed(reference, before.as_ref().map(|(object, _)| &**object))
+                self.services_changed(reference, object)
             }
-            "Sidecar" | "Gateway" => self.scope_changed(reference, before.as_ref().map(|(object, _)| &**object)),
-            "DestinationRule" => self.policy_changed(reference, before.as_ref().map(|(object, _)| &**object)),
+            "Sidecar" | "Gateway" => self.scope_changed(reference, object),
+            "DestinationRule" => self.policy_changed(reference, object),
             _ => Ok(()), // Nothing else has a part in routing.
-        }
+        };
+        self.behind = followed.is_err();
+        self.added += self.keys.len() - known;
     }
 
-    fn services_changed(&mut self, reference: &ResourceRef, before: Option<&Object>) -> Result<(), PlanError> {
+    fn services_changed(&mut self, reference: &ResourceRef, before: Option<&Object>) -> Result<(), FromNothing> {
         let (services, made) =
             match self.ground.world.change(before, reference, &self.ground.resources, &self.ground.mesh) {
                 Touched::Endpoints(services, made) => (services, made),
-                Touched::Services(turnover) => return self.services_turned_over(reference, before, &turnover),
-                Touched::More => return self.rebuild(),
+                Touched::Services(turnover) => {
+                    self.services_turned_over(reference, before, &turnover);
+                    return Ok(());
+                }
+                Touched::More => return Err(FromNothing),
             };
         let made: Vec<Object> = made.into_iter().map(Object::Pod).collect();
         let shared = self.ground.shared();
         let concerned: Vec<&Object> =
             before.into_iter().chain(self.ground.resources.find(reference)).chain(&made).collect();
-        let mut stale = BTreeSet::new();
-        for (at, group) in self.groups.iter_mut().enumerate() {
+        for group in up_to_date(&mut self.groups) {
             if concerned.iter().any(|object| group.runs_on(object)) {
-                stale.insert(at);
-            } else if let Some(group) = group.renew(shared, &mut self.keys, &services) {
-                group.publish();
+                group.standing = Standing::Stale;
+            } else {
+                group.renew(shared, &mut self.keys, &services);
             }
         }
-        self.make_again(stale)
+        Ok(())
     }
 
     /// Services that came, went or changed their shape.
-    fn services_turned_over(
-        &mut self,
-        reference: &ResourceRef,
-        before: Option<&Object>,
-        turnover: &Turnover,
-    ) -> Result<(), PlanError> {
-        if self.is_littered() {
-            return self.rebuild();
-        }
-        let (known, mut made) = (self.keys.len(), Made::default());
-        let shared = self.ground.shared();
+    fn services_turned_over(&mut self, reference: &ResourceRef, before: Option<&Object>, turnover: &Turnover) {
+        let (shared, mut made) = (self.ground.shared(), Made::default());
         let both: Vec<&Object> = before.into_iter().chain(self.ground.resources.find(reference)).collect();
-        let mut stale = BTreeSet::new();
-        for (at, group) in self.groups.iter_mut().enumerate() {
+        for group in up_to_date(&mut self.groups) {
             let leads = both.iter().any(|object| group.runs_on(object));
             if leads || group.turn_over(shared, &mut self.keys, turnover, &mut made).is_err() {
-                stale.insert(at);
+                group.standing = Standing::Stale;
             }
         }
-        let outcome = self.make_again(stale);
-        self.added += self.keys.len() - known;
-        outcome
     }
 
     /// A Sidecar or Gateway: what others see stays as it is.
-    fn scope_changed(&mut self, reference: &ResourceRef, before: Option<&Object>) -> Result<(), PlanError> {
+    fn scope_changed(&mut self, reference: &ResourceRef, before: Option<&Object>) -> Result<(), FromNothing> {
         let now = self.ground.resources.find(reference);
-        if !now.is_none_or(|now| self.labels.know(now)) || self.is_littered() {
-            return self.rebuild();
+        if !now.is_none_or(|now| self.labels.know(now)) {
+            return Err(FromNothing);
         }
         let both: Vec<&Object> = before.into_iter().chain(now).collect();
         let root = &self.ground.mesh.root_namespace;
-        let governed = |group: &Group| both.iter().any(|object| group.is_governed_by(object, root));
-        let stale = self.groups.iter().enumerate().filter(|(_, group)| governed(group)).map(|(at, _)| at).collect();
-        let known = self.keys.len();
-        let outcome = self.make_again(stale);
-        self.added += self.keys.len() - known;
-        outcome
+        let governed = |group: &&mut Group| both.iter().any(|object| group.is_governed_by(object, root));
+        self.groups.iter_mut().filter(governed).for_each(|group| group.standing = Standing::Stale);
+        Ok(())
     }
 
-    fn rules_changed(&mut self, reference: &ResourceRef, before: Option<(Arc<Object>, u64)>) -> Result<(), PlanError> {
-        let before = before.as_ref().and_then(|(object, applied)| Some((as_rules(object)?, *applied)));
+    fn rules_changed(&mut self, reference: &ResourceRef, before: Option<(&Object, u64)>) -> Result<(), FromNothing> {
+        let before = before.and_then(|(object, applied)| Some((as_rules(object)?, applied)));
         let now = self.ground.resources.get(reference);
         let now = now.and_then(|resource| Some((as_rules(resource.object)?, resource.applied)));
         let asked = |rules: Option<(&VirtualService, u64)>| {
@@ -220,54 +227,61 @@ impl Views {
         };
         // A delegate's rules stand in others.
         let is_delegate = |(rules, _): &(&VirtualService, u64)| rules.spec.hosts.is_empty();
-        if asked(before) != asked(now) || before.iter().chain(&now).any(is_delegate) || self.is_littered() {
-            return self.rebuild();
+        if asked(before) != asked(now) || before.iter().chain(&now).any(is_delegate) {
+            return Err(FromNothing);
         }
         let replaced = self.ground.roots.replace(before, now, &self.ground.resources, &self.ground.mesh);
-        let (known, mut made) = (self.keys.len(), Made::default());
-        let shared = self.ground.shared();
-        let mut stale = BTreeSet::new();
-        for (at, group) in self.groups.iter_mut().enumerate() {
+        let (shared, mut made) = (self.ground.shared(), Made::default());
+        for group in up_to_date(&mut self.groups) {
             if group.replace(shared, &mut self.keys, &replaced, &mut made).is_err() {
-                stale.insert(at);
+                group.standing = Standing::Stale;
             }
         }
-        self.added += self.keys.len() - known;
-        self.make_again(stale)
+        Ok(())
     }
 
-    fn policy_changed(&mut self, reference: &ResourceRef, before: Option<&Object>) -> Result<(), PlanError> {
+    fn policy_changed(&mut self, reference: &ResourceRef, before: Option<&Object>) -> Result<(), FromNothing> {
         let both = before.into_iter().chain(self.ground.resources.find(reference)).filter_map(as_policy);
         let asked: Vec<_> = both.clone().map(|rule| &rule.spec.workload_selector).collect();
         let patterns: BTreeSet<_> = both.flat_map(|rule| whose(rule, &self.ground.mesh).ok()).collect();
-        if asked.iter().any(|selector| selector.is_some()) || self.is_littered() {
-            return self.rebuild();
+        if asked.iter().any(|selector| selector.is_some()) {
+            return Err(FromNothing);
         }
         let shared = self.ground.shared();
-        let before: Vec<_> = self.groups.iter().map(|group| group.view.speaking(shared, &patterns)).collect();
+        let before: Vec<_> = up_to_date(&mut self.groups).map(|group| group.view.speaking(shared, &patterns)).collect();
         self.ground.rules.change(&patterns, reference, &self.ground.resources, &self.ground.mesh);
-        let (known, mut made) = (self.keys.len(), Made::default());
-        let shared = self.ground.shared();
-        let mut stale = BTreeSet::new();
-        for (at, (group, before)) in self.groups.iter_mut().zip(before).enumerate() {
+        let (shared, mut made) = (self.ground.shared(), Made::default());
+        for (group, before) in up_to_date(&mut self.groups).zip(before) {
             if group.take_rules(shared, &mut self.keys, before, &mut made).is_err() {
-                stale.insert(at);
+                group.standing = Standing::Stale;
             }
         }
-        self.added += self.keys.len() - known;
-        self.make_again(stale)
+        Ok(())
     }
 
-    /// Makes groups again that a change could not be told to.
-    fn make_again(&mut self, mut stale: BTreeSet<usize>) -> Result<(), PlanError> {
-        let shared = self.ground.shared();
-        while let Some(at) = stale.pop_first() {
-            let old = &self.groups[at];
-            let mut fresh = self.groups.iter().enumerate().filter(|(other, _)| *other != at && !stale.contains(other));
-            let kin = fresh.find(|(_, group)| group.is_kin(&old.viewpoint)).map(|(_, group)| group);
-            let made = old.made_again(kin, shared, &mut self.keys)?;
-            made.supersede(&mut self.groups[at]);
+    /// Publishes what follows from all changes that were followed, having made again what could not follow.
+    fn settle(&mut self) -> Result<(), PlanError> {
+        if self.behind {
+            return self.rebuild();
         }
+        let known = self.keys.len();
+        let outcome = (0..self.groups.len()).try_for_each(|at| self.make_again(at));
+        self.added += self.keys.len() - known;
+        let ahead = self.groups.iter_mut().filter(|group| group.standing == Standing::Ahead);
+        ahead.for_each(Group::publish);
+        outcome
+    }
+
+    /// Makes a group again if a change could not be told to it.
+    fn make_again(&mut self, at: usize) -> Result<(), PlanError> {
+        let old = &self.groups[at];
+        if old.standing != Standing::Stale {
+            return Ok(());
+        }
+        let is_kin = |group: &&Group| group.standing != Standing::Stale && group.is_kin(&old.viewpoint);
+        let kin = self.groups.iter().find(is_kin);
+        let made = old.made_again(kin, self.ground.shared(), &mut self.keys)?;
+        made.supersede(&mut self.groups[at]);
         Ok(())
     }
 
@@ -278,6 +292,7 @@ impl Views {
 
     /// Everything from nothing, for every cell that somebody keeps.
     fn rebuild(&mut self) -> Result<(), PlanError> {
+        self.behind = false;
         self.ground.read_again();
         self.labels = Labels::of(&self.ground.resources);
         (self.keys, self.added) = (Keys::default(), 0);
@@ -313,6 +328,11 @@ impl Views {
         group.classes.push(Class { viewpoint: fine, router, cells: Vec::new() });
         Ok((at, group.classes.len() - 1))
     }
+}
+
+/// The groups that can follow a change.
+fn up_to_date(groups: &mut [Group]) -> impl Iterator<Item = &mut Group> {
+    groups.iter_mut().filter(|group| group.standing != Standing::Stale)
 }
 
 fn as_policy(object: &Object) -> Option<&DestinationRule> {

@@ -205,6 +205,58 @@ impl Drop for Served {
     }
 }
 
+/// Discovery by itself, of which the test is the parent.
+pub struct Discovery {
+    process: Child,
+    /// Its page.
+    pub page: String,
+    /// Where parts come to it.
+    pub api: String,
+    /// What they know it by.
+    pub roots: Vec<Vec<u8>>,
+    _state: Folder,
+}
+
+impl Discovery {
+    /// On a folder, once that is read: whoever comes before is sent nothing of it. `roster` says who may be what, by token.
+    pub fn start(folder: &Folder, roster: &Value, more: &[&str]) -> Self {
+        let state = Folder(folder.0.with_extension("state"));
+        std::fs::create_dir_all(&state.0).unwrap();
+        let mut command = Command::new(program());
+        command.args(["discovery", "--dir"]).arg(&folder.0).arg("--state").arg(state.0.join("applied.yaml")).args(more);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        writeln!(process.stdin.as_mut().unwrap(), "{roster}").unwrap();
+        let mut report = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut report).unwrap();
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let port = |name: &str| format!("127.0.0.1:{}", report["listening"][name]);
+        let roots = serde_json::from_value(report["roots"].clone()).unwrap();
+        let discovery = Discovery { process, page: port("status"), api: port("api"), roots, _state: state };
+        discovery.until("the folder is read", |status| status["readings"] != 0);
+        discovery
+    }
+
+    /// Asks for the status until it is as wanted.
+    pub fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        loop {
+            let status = try_status(&self.page);
+            if let Some(status) = status.clone().filter(&wanted) {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "it never came to this: {what}: {status:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 pub fn wait(child: &mut Child) -> ExitStatus {
     let started = Instant::now();
     loop {

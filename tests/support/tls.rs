@@ -1,15 +1,19 @@
-//! Certificates of a test's own, and a client that takes any server and remembers what it showed.
+//! Certificates of a test's own, a client that takes any server and remembers what it showed, one that knows discovery as the
+//! mesh's parts do, and a server that remembers what it heard.
 #![allow(dead_code)] // Each test needs another part of it.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, ServerConfig, ServerConnection,
+    SignatureScheme, StreamOwned,
+};
 
 use super::served::PATIENCE;
 
@@ -21,6 +25,7 @@ pub struct Root {
 }
 
 /// A certificate and its key.
+#[derive(Clone)]
 pub struct Issued {
     pub certificate: Vec<u8>,
     pub key: Vec<u8>,
@@ -39,9 +44,20 @@ impl Root {
 
     /// For a host.
     pub fn issue(&self, name: &str) -> Issued {
+        self.sign(&CertificateParams::new(vec![name.to_string()]).unwrap())
+    }
+
+    /// For a workload, by its URI.
+    pub fn issue_to(&self, workload: &str) -> Issued {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(workload.try_into().unwrap())];
+        self.sign(&params)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Issued {
         let root = Issuer::new(self.params.clone(), KeyPair::try_from(self.key.as_slice()).unwrap());
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_string()]).unwrap().signed_by(&key, &root).unwrap();
+        let certificate = params.signed_by(&key, &root).unwrap();
         Issued { certificate: certificate.der().to_vec(), key: key.serialize_der() }
     }
 
@@ -127,14 +143,11 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// Asks a door for a path over TLS, as somebody or nobody. The whole answer, and the certificate of whoever opened.
-pub fn knock(
-    door: &str,
-    name: &str,
-    protocols: &[&[u8]],
-    own: Option<Issued>,
-    path: &str,
-) -> std::io::Result<(String, Vec<u8>)> {
+/// A client's end of a connection.
+pub type Client = StreamOwned<ClientConnection, TcpStream>;
+
+/// Opens a door over TLS, as somebody or nobody, whoever stands behind it. With it, the certificate that was shown.
+pub fn open(door: &str, name: &str, protocols: &[&[u8]], own: Option<Issued>) -> io::Result<(Client, Vec<u8>)> {
     let anybody = Arc::new(Anybody::default());
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let config = config.dangerous().with_custom_certificate_verifier(anybody.clone());
@@ -146,18 +159,93 @@ pub fn knock(
         None => config.with_no_client_auth(),
     };
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    let client = connect(door, name, config)?;
+    let certificate = anybody.0.lock().unwrap().clone();
+    Ok((client, certificate))
+}
+
+fn connect(door: &str, name: &str, config: ClientConfig) -> io::Result<Client> {
     let server = ServerName::try_from(name.to_string()).unwrap();
     let mut tls = ClientConnection::new(Arc::new(config), server).unwrap();
     let mut socket = TcpStream::connect(door)?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+    while tls.is_handshaking() {
+        tls.complete_io(&mut socket)?;
+    }
+    Ok(StreamOwned::new(tls, socket))
+}
+
+/// Asks a door for a path over TLS, as somebody or nobody. The whole answer, and the certificate of whoever opened.
+pub fn knock(
+    door: &str,
+    name: &str,
+    protocols: &[&[u8]],
+    own: Option<Issued>,
+    path: &str,
+) -> io::Result<(String, Vec<u8>)> {
+    let (mut stream, certificate) = open(door, name, protocols, own)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     let read = stream.read_to_string(&mut text);
     if text.is_empty() {
         read?;
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let certificate = anybody.0.lock().unwrap().clone();
     Ok((text, certificate))
+}
+
+/// The name in the certificate of the mesh's discovery.
+pub const DISCOVERY: &str = "istiod.istio-system.svc";
+
+/// Connects to discovery as a part does: if one of these roots vouches for it.
+pub fn reach(discovery: &str, roots: &[Vec<u8>]) -> io::Result<Client> {
+    let mut store = RootCertStore::empty();
+    roots.iter().for_each(|root| store.add(CertificateDer::from(root.as_slice())).unwrap());
+    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    connect(discovery, DISCOVERY, config.with_root_certificates(store).with_no_client_auth())
+}
+
+/// A stream of which every byte that came is remembered.
+struct Remembered(TcpStream, Vec<u8>);
+
+impl Read for Remembered {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(buffer)?;
+        self.1.extend_from_slice(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl Write for Remembered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// The next who comes here is shown this; `None`: is not answered. Its first line, and all bytes as they came.
+pub fn receive(listener: &TcpListener, shown: Option<Issued>) -> (io::Result<String>, Vec<u8>) {
+    let (stream, _) = listener.accept().unwrap();
+    // Long enough for whoever would say more.
+    stream.set_read_timeout(Some(if shown.is_some() { PATIENCE } else { PATIENCE / 30 })).unwrap();
+    let mut stream = Remembered(stream, Vec::new());
+    let line = match shown {
+        Some(shown) => hear(&mut stream, shown),
+        None => stream.read_to_end(&mut Vec::new()).map(|_| String::new()),
+    };
+    (line, stream.1)
+}
+
+fn hear(stream: &mut Remembered, shown: Issued) -> io::Result<String> {
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(shown.key));
+    let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    let chain = vec![CertificateDer::from(shown.certificate)];
+    let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let mut tls = ServerConnection::new(Arc::new(config)).unwrap();
+    let mut line = String::new();
+    BufReader::new(rustls::Stream::new(&mut tls, stream)).read_line(&mut line)?;
+    Ok(line)
 }

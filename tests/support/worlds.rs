@@ -43,9 +43,11 @@ pub fn latecomer(choices: &mut Choices<'_>) -> Viewpoint {
     }
 }
 
-/// Applies or deletes something.
+/// Applies or deletes something, or some things at once.
 pub fn change(choices: &mut Choices<'_>, views: &mut Views) {
-    if choices.chance(25) {
+    if choices.chance(12) {
+        several(choices, views);
+    } else if choices.chance(25) {
         let all: Vec<ResourceRef> = views.resources().iter().map(|resource| resource.reference.clone()).collect();
         if !all.is_empty() {
             views.delete(&all[choices.below(all.len())]).expect("what was resolved is legal");
@@ -61,6 +63,23 @@ pub fn change(choices: &mut Choices<'_>, views: &mut Views) {
             views.apply(object).expect("what was resolved is legal");
         }
     }
+}
+
+/// A few changes that are published as one: some that come or change, and, where the whole is read again, some that go.
+fn several(choices: &mut Choices<'_>, views: &mut Views) {
+    let come: Vec<String> = (0..1 + choices.below(3)).map(|_| text(choices)).collect();
+    let come = come.join("\n---\n");
+    if choices.chance(50) {
+        views.apply_text(&come, "-", Reading::Lenient);
+        return;
+    }
+    let mut reader = Reader::new(Reading::Lenient);
+    for resource in views.resources().iter().filter(|_| !choices.chance(8)) {
+        reader.text(&meshroute::yaml::write(resource.object).expect("a resource can be written"), "-");
+    }
+    reader.text(&come, "-");
+    assert!(!reader.failed(), "{:?}", reader.findings());
+    views.replace(reader);
 }
 
 /// A Service or ServiceEntry that is there, in another shape; `None` where there is none.
@@ -121,7 +140,11 @@ fn retouched(choices: &mut Choices<'_>, views: &Views) -> Option<Object> {
 
 /// A resource; `None` where the reader would not have it.
 pub fn object(choices: &mut Choices<'_>) -> Option<Object> {
-    let text = match choices.below(20) {
+    read(&text(choices))
+}
+
+fn text(choices: &mut Choices<'_>) -> String {
+    match choices.below(20) {
         0..=6 => rules(choices),
         7..=8 => service(choices),
         9..=11 => pod(choices),
@@ -132,8 +155,7 @@ pub fn object(choices: &mut Choices<'_>) -> Option<Object> {
         16..=17 => destination_rule(choices),
         18 => seldom(choices),
         _ => gateway(choices),
-    };
-    read(&text)
+    }
 }
 
 fn read(text: &str) -> Option<Object> {
