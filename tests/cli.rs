@@ -1,5 +1,9 @@
 //! The command, asked about the nginx canary as an operator would ask.
 
+#[cfg(unix)]
+#[path = "support/served.rs"]
+mod served;
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -244,4 +248,26 @@ fn a_running_mesh_is_looked_at_as_files_are() {
     );
     let both = meshroute(&["get", "svc", "--mesh", &address, "-f", "config/"]);
     assert_eq!(both.status.code(), Some(2));
+}
+
+/// What is in force is what discovery has accepted, not what stands in the folder; and the status that a cluster would give.
+#[cfg(unix)]
+#[test]
+fn what_is_in_force_in_a_mesh_that_runs() {
+    let folder = served::Folder::new("cli");
+    let mesh = served::Served::start(&folder);
+    let get = |what: &[&str]| meshroute(&[&["get"], what, &["--mesh", &mesh.page]].concat());
+    assert_eq!(stdout(&get(&["vs"])), stdout(&meshroute(&["get", "vs", "-f", CANARY])));
+    let pods = stdout(&get(&["po", "-o", "yaml"]));
+    assert!(pods.contains("podIP: 10.") && pods.contains("nginx-deployment-master"), "{pods}");
+    folder.write("broken.yaml", "] no yaml");
+    mesh.until("the edit is refused", |status| status["refused"][0].is_object());
+    assert_eq!(get(&["vs"]).status.code(), Some(0), "the last good version is in force");
+
+    let told = stdout(&meshroute(&["route", "--mesh", &mesh.page, "http://nginx:5000/", "-H", "canary_id: 2"]));
+    assert!(told.contains("subset canary-2 of"), "{told}");
+    let found = stdout(&meshroute(&["analyze", "--mesh", &mesh.page]));
+    assert!(found.contains("canary-11"), "{found}");
+    let nobody = meshroute(&["get", "vs", "--mesh", "127.0.0.1:1"]);
+    assert!(!nobody.status.success() && stderr(&nobody).contains("the mesh at 127.0.0.1:1: "), "{}", stderr(&nobody));
 }

@@ -141,6 +141,62 @@ fn a_certificate_that_changes_is_shown_and_one_that_is_broken_is_not() {
     assert_eq!(shown().as_deref(), Some(next.certificate()), "what was good before is shown on");
 }
 
+/// Somebody in the mesh, a host outside that speaks TLS, a Service at a known address, and a rule for what came encrypted.
+const ASKED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec: {containers: [{name: c, ports: [{containerPort: 81}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: placed}
+spec: {selector: {app: shop}, clusterIP: 10.96.7.7, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bank}
+spec:
+  hosts: [bank.example]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  endpoints: [{address: 127.0.0.1, ports: {tls: 1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: schemes}
+spec:
+  hosts: [scheme.example.com]
+  gateways: [edge]
+  http:
+  - match: [{scheme: {exact: http}}]
+    directResponse: {status: 418}
+  - match: [{scheme: {exact: https}}]
+    directResponse: {status: 203}
+"#;
+
+#[test]
+fn explain_says_of_https_and_of_addresses_what_becomes_of_them() {
+    let root = Root::new("test root");
+    let folder = folder("explained", &root);
+    folder.write("asked.yaml", ASKED);
+    let served = Served::start(&folder);
+    served.until("everybody has everything", |status| status["settled"] == true);
+    let explain = |from: &str, url: &str| get(&served.page, &format!("/explain?from={from}&url={url}"), "").body;
+
+    let won = "won: VirtualService default/edge, spec.http[1]";
+    let told = explain("gateway", "https://shop.example.com/");
+    assert!(told.contains(won) && !told.contains("no chain"), "{told}");
+    let told = explain("gateway", "https://user@scheme.example.com/");
+    assert!(told.contains("won: VirtualService default/schemes, spec.http[1]") && told.contains("203"), "{told}");
+
+    let told = explain("default/client", "https://bank.example/");
+    assert!(told.contains("outbound|443||bank.example"), "{told}");
+    let told = explain("default/client", "http://10.96.7.7/");
+    assert!(told.contains("placed.default.svc.cluster.local"), "{told}");
+}
+
 /// The usual way out: what pods ask of a host outside goes to the egress gateway, and only from there to the host. A pod
 /// that is asked for nothing else is the host.
 const EGRESS: &str = r#"
@@ -241,7 +297,7 @@ fn what_goes_out_goes_through_the_egress_gateway_and_what_nobody_knows_goes_nowh
     let folder = Folder::empty("egress");
     let port = outside();
     folder.write("egress.yaml", &EGRESS.replace("OUTSIDE", &port.to_string()));
-    let served = Served::start(&folder);
+    let served = Served::start_with(&folder, &["--access-log", "json"]);
     let proxy = served.sidecar("default/client");
     let ask = |path: &str| get(&proxy, &format!("http://outside.example{path}"), "");
     let answer = until("the way out is there", || {
@@ -253,8 +309,29 @@ fn what_goes_out_goes_through_the_egress_gateway_and_what_nobody_knows_goes_nowh
     assert!(answer.status() == "200" && answer.body.contains("x-by: egress"), "{} {}", answer.head, answer.body);
     until("the gateway knows who came", || {
         let log = std::fs::read_to_string(&served.log).unwrap();
-        log.contains("spiffe://cluster.local/ns/default/sa/client").then_some(())
+        let came = "\"downstream_peer_uri_san\":\"spiffe://cluster.local/ns/default/sa/client\"";
+        let line = log.lines().find(|line| line.contains("/encrypted/a") && line.contains(came))?;
+        (line.contains("outbound|80||outside.example")
+            && line.contains("\"requested_server_name\":\"outside.example\""))
+        .then_some(())
     });
+
+    // It is a gateway on the page too, by the one name that everybody has for it.
+    let json = |path: &str| -> serde_json::Value { serde_json::from_str(&get(&served.page, path, "").body).unwrap() };
+    let graph = until("the graph has it", || {
+        let graph = json("/api/graph");
+        let busy = graph["elements"]["edges"].as_array()?.iter().map(|edge| &edge["data"]);
+        let mut busy = busy.filter(|edge| edge["meshroute"]["requests"].as_u64() > Some(0));
+        busy.any(|edge| edge["source"] == "workload/istio-system/egress").then_some(graph)
+    });
+    let mut nodes = graph["elements"]["nodes"].as_array().unwrap().iter().map(|node| &node["data"]);
+    let node = nodes.find(|node| node["id"] == "workload/istio-system/egress").unwrap();
+    assert!(node["isGateway"]["egressInfo"].is_object(), "{node}");
+    let pod = &json("/api/node?id=workload/istio-system/egress")["pods"][0];
+    assert!(pod["page"].as_str().is_some_and(|page| page.starts_with("127.0.0.1:")), "{pod}");
+    assert!(pod["inForce"].as_u64() > Some(0), "{pod}");
+    let told = get(&served.page, "/explain?from=istio-system/egress&url=http://outside.example/", "").body;
+    assert!(told.contains("outbound|80||outside.example"), "{told}");
 
     let unknown = || get(&proxy, &format!("http://127.0.0.1:{port}/direct"), "");
     assert_eq!(unknown().status(), "200", "an address that nobody claims is reached");

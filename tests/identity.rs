@@ -278,7 +278,7 @@ fn certificates_that_prove_nothing_are_refused() {
         assert!(taken.is_err(), "one that is {what}: {taken:?}");
     }
     until("it is written down", || {
-        std::fs::read_to_string(&served.log).unwrap().contains("no such certificate is taken")
+        std::fs::read_to_string(&served.log).unwrap().contains("] \"- - -\" 0 - - no_such_certificate_is_taken ")
     });
     assert_eq!(ask(&served, "client", "/name").body, "shop");
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use served::{Folder, PATIENCE, Served, signal, try_status};
+use served::{Folder, PATIENCE, Served, signal, try_get, try_status};
 
 /// A connection to a sidecar that stays open from request to request.
 struct Talk(BufReader<TcpStream>);
@@ -40,6 +40,15 @@ impl Talk {
         (head, String::from_utf8(body).unwrap())
     }
 
+    /// The writing of the rules by which it went, and the pod.
+    fn turn(&mut self, canary: &str) -> (u32, String) {
+        let (head, body) = self.ask(canary);
+        assert!(head.starts_with("HTTP/1.1 200 "), "canary_id {canary} is answered\n{head}{body}");
+        let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+        let turn = lines.find(|(name, _)| name.eq_ignore_ascii_case("x-turn"));
+        (turn.expect("the rule says its turn").1.parse().unwrap(), body)
+    }
+
     /// The pod that answered, which must have said 200.
     fn pod(&mut self, canary: &str) -> String {
         let (head, body) = self.ask(canary);
@@ -61,6 +70,11 @@ const HOST: &str = "nginx.default.svc.cluster.local";
 
 /// A Service, and a VirtualService that sends each `canary_id` to a Deployment, all others to `one`.
 fn rules(routes: &[(&str, &str)]) -> String {
+    numbered(routes, 0)
+}
+
+/// The same, of which every answer says by which writing of them it went.
+fn numbered(routes: &[(&str, &str)], turn: u32) -> String {
     let mut text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: nginx}}\nspec:\n  selector: {{app: nginx}}\n  ports: [{{name: \
          http, port: 5000, targetPort: 80}}]\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: \
@@ -77,7 +91,9 @@ fn rules(routes: &[(&str, &str)]) -> String {
     .unwrap();
     for (canary, subset) in routes {
         let matched = format!("match: [{{headers: {{canary_id: {{exact: '{canary}'}}}}}}]");
-        writeln!(text, "    - {matched}\n      route: [{{destination: {{host: {HOST}, subset: {subset}}}}}]").unwrap();
+        let told = format!("headers: {{response: {{set: {{x-turn: '{turn}'}}}}}}");
+        let route = format!("route: [{{destination: {{host: {HOST}, subset: {subset}}}}}]");
+        writeln!(text, "    - {matched}\n      {told}\n      {route}").unwrap();
     }
     writeln!(text, "    - route: [{{destination: {{host: {HOST}, subset: one}}}}]").unwrap();
     text
@@ -163,60 +179,127 @@ fn sizes(served: &Served) -> BTreeMap<u64, Size> {
     parts.filter_map(|pid| Some((pid, size(pid)?))).collect()
 }
 
+/// The rules as they are written the nth time: even ones send `4` to `two`, odd ones to `one`.
+fn written(turn: u32) -> String {
+    numbered(&[("2", "two"), ("3", "three"), ("4", if turn.is_multiple_of(2) { "two" } else { "one" })], turn)
+}
+
+/// What was seen of discovery before each of its ends.
+#[derive(Default)]
+struct Lives {
+    sizes: Vec<Size>,
+    readings: u64,
+}
+
 /// Traffic while the configuration changes every 100 ms, pods come and go, certificates live for four seconds and
 /// discovery is killed: no request is lost or goes astray, and nothing grows. `SOAK=600` is the long form, in seconds.
 #[test]
 fn nothing_is_lost_while_everything_changes() {
-    let seconds = std::env::var("SOAK").map_or(15, |text| text.parse().expect("SOAK is a number of seconds"));
+    let seconds = std::env::var("SOAK").map_or(20, |text| text.parse().expect("SOAK is a number of seconds"));
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = Folder::empty("soak");
     for (id, replicas) in [("one", 1), ("two", 1), ("three", 2)] {
         save(&folder, &format!("{id}.yaml"), &deployment(id, replicas));
     }
-    save(&folder, "rules.yaml", &rules(&[("2", "two"), ("3", "three"), ("4", "one")]));
+    save(&folder, "rules.yaml", &written(0));
     let served = Served::start_with(&folder, &["--access-log", "off", "--lifetime", "4"]);
     let proxy = served.sidecars(1).remove(0);
     served.until("everybody has everything", |status| status["settled"] == true);
-    let (over, asked) = (AtomicBool::new(false), AtomicU64::new(0));
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    std::thread::scope(|scope| {
-        let (over, asked, folder, proxy, page) = (&over, &asked, &folder, &proxy, &*served.page);
+    let (over, asked, lives) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::new(Lives::default()));
+    let (before, deadline) = (signed(&served), Instant::now() + Duration::from_secs(seconds));
+    let last = std::thread::scope(|scope| {
+        let (over, asked, folder, proxy, page, lives) = (&over, &asked, &folder, &proxy, &*served.page, &lives);
         // Whatever ends first, also by a failed assertion, ends the others.
         let ended = || over.load(Ordering::Relaxed) || Instant::now() >= deadline;
-        for _ in 0..4 {
-            scope.spawn(move || {
-                let _end = End(over);
-                converse(proxy, asked, &ended);
-            });
-        }
-        scope.spawn(move || {
+        let talks: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(move || {
+                    let _end = End(over);
+                    converse(proxy, asked, &ended)
+                })
+            })
+            .collect();
+        let writing = scope.spawn(move || {
             let _end = End(over);
-            for turn in 0u32.. {
-                if ended() {
-                    return;
-                }
-                let fourth = if turn % 2 == 0 { "two" } else { "one" };
-                save(folder, "rules.yaml", &rules(&[("2", "two"), ("3", "three"), ("4", fourth)]));
-                if turn % 30 == 0 {
-                    save(folder, "three.yaml", &deployment("three", 1 + turn / 30 % 3));
-                }
-                std::thread::sleep(Duration::from_millis(100));
-            }
+            rewrite(folder, &ended)
         });
         scope.spawn(move || {
             let _end = End(over);
-            kill_discovery(page, &ended);
+            kill_discovery(page, lives, &ended);
         });
         let early = grown_up(&served, deadline, &ended);
         while !ended() {
             std::thread::sleep(Duration::from_millis(100));
         }
         compare(&early, &served);
+        let turns: Vec<u32> = talks.into_iter().map(|talk| talk.join().unwrap()).collect();
+        // A new writing counts once it has stood still for a moment, or was looked at thrice: at least each second one does.
+        assert!(turns.iter().all(|seen| u64::from(*seen) >= seconds / 5), "writings that each talk saw: {turns:?}");
+        writing.join().unwrap()
     });
+    // What was written last is what holds in the end, for everybody, and stays so.
+    let (mut talk, started) = (Talk::to(&proxy), Instant::now());
+    while talk.turn("4").0 != last {
+        assert!(started.elapsed() < PATIENCE, "the last writing never holds");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!((0..50).all(|_| talk.turn("4").0 == last));
+
     let asked = asked.into_inner();
     println!("{asked} requests in {seconds} s, none lost and none astray");
     // How many it should be, a machine that others use too cannot promise.
     assert!(asked >= 16, "only {asked} requests in {seconds} s");
+    // Each lives for four seconds and is renewed after about two, but for the moments in which discovery is gone.
+    for (part, now) in signed(&served).into_iter().filter(|(part, _)| !part.contains("/web-three-")) {
+        let renewed = now - before[&part];
+        assert!(renewed >= (seconds / 5) as f64, "the certificate of {part} was renewed {renewed} times");
+    }
+    held(&lives.into_inner().unwrap(), seconds);
+}
+
+/// Discovery was killed, had read meanwhile, and needs no more memory in a later life than in an early one.
+fn held(lives: &Lives, seconds: u64) {
+    let Lives { sizes, readings } = lives;
+    assert!(sizes.len() as u64 >= (seconds / 10).max(1), "discovery was killed {} times", sizes.len());
+    assert!(*readings >= 2 * sizes.len() as u64, "it has read {readings} times in {} lives", sizes.len());
+    let (first, most) = (sizes[0], sizes.iter().map(|size| size.kilobytes).max().unwrap_or(0));
+    println!(
+        "discovery: {} lives, {readings} readings, {} kB in the first, {most} kB at most",
+        sizes.len(),
+        first.kilobytes
+    );
+    assert!(most <= first.kilobytes * 3 / 2 + 8192, "discovery grows from life to life: {sizes:?}");
+}
+
+/// How often each sidecar has had a certificate signed, as its own page says it.
+fn signed(served: &Served) -> BTreeMap<String, f64> {
+    let status = served.until("discovery answers", |_| true);
+    let sidecars = status["subscribers"].as_array().unwrap().iter();
+    let sidecars = sidecars.filter(|one| one["part"].as_str().unwrap().starts_with("sidecar "));
+    let count = |one: &serde_json::Value| {
+        let page = try_get(&format!("127.0.0.1:{}", one["admin"]), "/stats/prometheus", "")?.body;
+        let name = "istio_agent_num_outgoing_requests{request_type=\"csr\"} ";
+        let line = page.lines().find_map(|line| line.strip_prefix(name))?;
+        Some((one["part"].as_str()?.to_string(), line.parse().ok()?))
+    };
+    let signed: BTreeMap<_, _> = sidecars.filter_map(count).collect();
+    assert!(signed.len() >= 2, "{signed:?}");
+    signed
+}
+
+/// Writes the rules again and again, and says which writing was the last.
+fn rewrite(folder: &Folder, ended: &impl Fn() -> bool) -> u32 {
+    for turn in 1u32.. {
+        save(folder, "rules.yaml", &written(turn));
+        if turn.is_multiple_of(30) {
+            save(folder, "three.yaml", &deployment("three", 1 + turn / 30 % 3));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        if ended() {
+            return turn;
+        }
+    }
+    0
 }
 
 /// Ends everything with the thread that has it.
@@ -228,28 +311,36 @@ impl Drop for End<'_> {
     }
 }
 
-/// Asks, and holds every answer to the rules.
-fn converse(proxy: &str, asked: &AtomicU64, ended: &impl Fn() -> bool) {
-    let mut talk = Talk::to(proxy);
+/// Asks, and holds every answer to the rules. Says by how many writings of them its answers went.
+fn converse(proxy: &str, asked: &AtomicU64, ended: &impl Fn() -> bool) -> u32 {
+    let (mut talk, mut before, mut seen) = (Talk::to(proxy), 0, 0);
     while !ended() {
         assert!(talk.pod("1").starts_with("web-one-"));
         assert!(talk.pod("2").starts_with("web-two-"));
         assert!(talk.pod("3").starts_with("web-three-"));
-        let fourth = talk.pod("4");
-        assert!(fourth.starts_with("web-one-") || fourth.starts_with("web-two-"), "{fourth}");
+        let (turn, pod) = talk.turn("4");
+        let wanted = if turn.is_multiple_of(2) { "web-two-" } else { "web-one-" };
+        assert!(pod.starts_with(wanted), "writing {turn} has sent it to {pod}");
+        assert!(turn >= before, "after writing {before} came writing {turn}");
+        seen += u32::from(turn > before);
+        before = turn;
         asked.fetch_add(4, Ordering::Relaxed);
     }
+    seen
 }
 
-fn kill_discovery(page: &str, ended: &impl Fn() -> bool) {
-    let mut next = Instant::now() + Duration::from_secs(2);
+fn kill_discovery(page: &str, lives: &Mutex<Lives>, ended: &impl Fn() -> bool) {
+    let mut next = Instant::now() + Duration::from_secs(3);
     while !ended() {
         std::thread::sleep(Duration::from_millis(50));
-        let known = try_status(page).and_then(|status| status["pid"].as_u64());
-        if let (true, Some(pid)) = (Instant::now() >= next, known) {
-            assert!(signal("-9", pid));
-            next = Instant::now() + Duration::from_secs(5);
-        }
+        let Some(status) = try_status(page).filter(|_| Instant::now() >= next) else { continue };
+        let Some((pid, size)) = status["pid"].as_u64().and_then(|pid| Some((pid, size(pid)?))) else { continue };
+        let mut lives = lives.lock().unwrap();
+        lives.sizes.push(size);
+        lives.readings += status["readings"].as_u64().unwrap();
+        drop(lives);
+        assert!(signal("-9", pid));
+        next = Instant::now() + Duration::from_secs(5);
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use served::{Folder, PATIENCE, Served, all_gone, exchange, get, signal};
+use served::{Folder, PATIENCE, Served, all_gone, exchange, get, signal, try_get};
 
 /// On loopback with the example's own pods, and with real nginx in networks of their own.
 const WORLDS: [&[&str]; 2] = [&[], &["--intercept", "--pods", "nginx"]];
@@ -97,6 +97,288 @@ fn count(page: &str, wanted: &[(&str, &str)]) -> f64 {
     all.iter().filter(|one| one.name == "istio_requests_total").filter(fits).map(|one| one.value).sum()
 }
 
+/// Two who speak over TCP and HTTP, a host outside that speaks TLS, and a gateway.
+const TALK: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {selector: {app: shop}, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp-raw, port: 9000}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: shop, labels: {app: shop, version: v1}}
+spec: {serviceAccountName: shop, containers: [{name: c, ports: [{containerPort: 8080}, {containerPort: 9000}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec: {serviceAccountName: client, containers: [{name: c, ports: [{containerPort: 81}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: shop}
+spec: {host: shop, trafficPolicy: {connectionPool: {tcp: {connectTimeout: 300ms}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bank}
+spec:
+  hosts: [bank.example]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  endpoints: [{address: 127.0.0.1, ports: {tls: 1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [shop.example.com]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: edge}
+spec:
+  hosts: [shop.example.com]
+  gateways: [edge]
+  http: [{route: [{destination: {host: shop}}]}]
+";
+
+fn talking(name: &str, more: &[&str]) -> (Folder, Served) {
+    let folder = Folder::empty(name);
+    folder.write("talk.yaml", TALK);
+    let served = Served::start_with(&folder, more);
+    served.until("everybody has everything", |status| status["settled"] == true);
+    (folder, served)
+}
+
+/// What comes back through a tunnel until the other side ends it.
+fn through_a_tunnel(proxy: &str, to: &str, said: &[u8]) -> Vec<u8> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(proxy).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n").unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&head));
+    stream.write_all(said).unwrap();
+    let mut back = Vec::new();
+    let _ = stream.read_to_end(&mut back);
+    back
+}
+
+/// How a metric stands under some labels, and under all others that fit.
+fn value(page: &str, metric: &str, wanted: &[(&str, &str)]) -> Option<f64> {
+    let all = series(&get(page, "/stats/prometheus", "").body);
+    let fits =
+        |one: &&Series| wanted.iter().all(|(name, value)| one.labels.get(*name).map(String::as_str) == Some(*value));
+    let found: Vec<f64> = all.iter().filter(|one| one.name == metric).filter(fits).map(|one| one.value).collect();
+    (!found.is_empty()).then(|| found.iter().sum())
+}
+
+fn gateway_page(served: &Served) -> String {
+    let status = served.status();
+    let mut all = status["subscribers"].as_array().unwrap().iter();
+    let found = all.find(|one| one["part"].as_str().unwrap().starts_with("gateway "));
+    format!("127.0.0.1:{}", found.unwrap_or_else(|| panic!("no gateway in {status}"))["admin"])
+}
+
+/// Every label of Istio's stands on every series, and those of requests on theirs alone.
+fn labels_are_complete(page: &str) {
+    let all = series(&get(page, "/stats/prometheus", "").body);
+    let counted = all.iter().filter(|one| !one.name.starts_with("istio_agent_") && one.name != "istio_build");
+    assert!(counted.clone().count() > 0, "{page} has counted nothing");
+    for one in counted {
+        let missing: Vec<_> =
+            LABELS.iter().filter(|name| one.labels.get(**name).is_none_or(String::is_empty)).collect();
+        assert!(missing.is_empty(), "{} lacks {missing:?}", one.name);
+        let of_requests = ["response_code", "grpc_response_status"].map(|name| one.labels.contains_key(name));
+        let wanted = !one.name.starts_with("istio_tcp_");
+        assert_eq!(of_requests, [wanted; 2], "{}: {:?}", one.name, one.labels);
+        let known = LABELS.len() + if wanted { 2 } else { 0 } + usize::from(one.labels.contains_key("le"));
+        assert_eq!(one.labels.len(), known, "{}: {:?}", one.name, one.labels);
+    }
+}
+
+#[test]
+fn connections_are_counted_drawn_and_written_down_as_istio_does_it() {
+    let (_folder, served) = talking("connections", &[]);
+    let proxy = served.sidecar("default/client");
+    let said = b"GET /name HTTP/1.0\r\n\r\n";
+    let back = through_a_tunnel(&proxy, "shop:9000", said);
+    assert!(back.ends_with(b"shop"), "{}", String::from_utf8_lossy(&back));
+    through_a_tunnel(&proxy, "127.0.0.1:1", b"anybody?\n");
+
+    let (client, shop) = (page_of(&served, "client"), page_of(&served, "shop"));
+    let names = [
+        ("destination_service", "shop.default.svc.cluster.local"),
+        ("destination_service_name", "shop"),
+        ("destination_workload", "shop"),
+        ("destination_version", "v1"),
+        ("destination_principal", "spiffe://cluster.local/ns/default/sa/shop"),
+        ("source_principal", "spiffe://cluster.local/ns/default/sa/client"),
+        ("source_workload_namespace", "default"),
+        ("request_protocol", "tcp"),
+        ("response_flags", "-"),
+    ];
+    let of = |more: &[(&'static str, &'static str)]| [&names[..], more].concat();
+    let by_client = of(&[("reporter", "source"), ("source_workload", "client")]);
+    let by_shop = of(&[("reporter", "destination"), ("connection_security_policy", "mutual_tls")]);
+    for (page, wanted) in [(&client, by_client), (&shop, by_shop)] {
+        until("it is over", || value(page, "istio_tcp_connections_closed_total", &wanted));
+        assert_eq!(value(page, "istio_tcp_connections_opened_total", &wanted), Some(1.0));
+        assert_eq!(value(page, "istio_tcp_connections_closed_total", &wanted), Some(1.0));
+        assert_eq!(value(page, "istio_tcp_received_bytes_total", &wanted), Some(said.len() as f64));
+        assert_eq!(value(page, "istio_tcp_sent_bytes_total", &wanted), Some(back.len() as f64));
+        labels_are_complete(page);
+    }
+    let nobody = [("destination_service_name", "PassthroughCluster"), ("response_flags", "UF")];
+    assert_eq!(value(&client, "istio_tcp_connections_opened_total", &nobody), Some(1.0));
+    assert_eq!(value(&client, "istio_requests_total", &[]), None, "a tunnel is no request of its own");
+
+    // Requests to the same service are an edge of their own: rates of one protocol are none of the other.
+    assert_eq!(get(&proxy, "http://shop/name", "").status(), "200");
+    let graph = until("the graph has both", || {
+        let graph = json(&served.page, "/api/graph");
+        edges(&graph).contains_key(&edge("service/default/shop", "workload/default/shop")).then_some(())?;
+        let tcp =
+            graph["elements"]["edges"].as_array()?.iter().filter(|edge| edge["data"]["traffic"]["protocol"] == "tcp");
+        (tcp.count() == 3).then_some(graph)
+    });
+    let all = graph["elements"]["edges"].as_array().unwrap().iter().map(|edge| &edge["data"]);
+    let found = |id: &str| all.clone().find(|edge| edge["id"] == id).unwrap_or_else(|| panic!("no {id} in {graph}"));
+    let http = found("service/default/shop~workload/default/shop");
+    let rates = http["traffic"]["rates"].as_object().unwrap();
+    assert!(rates.keys().all(|name| name.starts_with("http")) && rates.contains_key("http"), "{http}");
+    let edge = found("service/default/shop~workload/default/shop~tcp");
+    assert_eq!((&edge["isMTLS"], &edge["meshroute"]["connections"]), (&"100".into(), &1.into()), "{edge}");
+    assert!(edge["traffic"]["rates"].as_object().unwrap().keys().all(|name| name.starts_with("tcp")), "{edge}");
+    assert!(edge["traffic"]["rates"]["tcp"].as_str().unwrap().parse::<f64>().unwrap() > 0.0, "{edge}");
+    assert_eq!(edge["traffic"]["responses"]["-"]["flags"]["-"], "100.0", "{edge}");
+    assert!(all.clone().all(|edge| edge["source"] != "workload/default/unknown"), "{graph}");
+
+    let log = until("both sides have written it down", || {
+        let log = std::fs::read_to_string(&served.log).unwrap();
+        (log.matches("\"- - -\" 0 ").count() == 3).then_some(log)
+    });
+    let line = |cluster: &str| log.lines().find(|line| line.contains(cluster)).unwrap_or_else(|| panic!("{log}"));
+    let sizes = format!("] \"- - -\" 0 - - - \"-\" {} {} ", said.len(), back.len());
+    for cluster in [" outbound|9000||shop.default.svc.cluster.local ", " inbound|9000|| "] {
+        let line = line(cluster);
+        assert!(line.contains(&sizes) && line.contains(" - \"-\" \"-\" \"-\" \"-\" \""), "{line}");
+        let ends: Vec<&str> = line.rsplit_once(cluster).unwrap().1.split(' ').collect();
+        assert_eq!((ends.len(), ends[3], ends[4]), (5, "-", "-"), "{line}");
+        assert!(ends[..3].iter().all(|end| end.starts_with("127.0.0.1:")), "{line}");
+    }
+    assert!(line(" PassthroughCluster ").contains("\"- - -\" 0 UF - - \"-\" "), "{log}");
+}
+
+#[test]
+fn lines_of_connections_obey_the_encoding_and_name_the_server() {
+    let hello = hello("bank.example");
+    let (_folder, served) = talking("connections-json", &["--access-log", "json"]);
+    through_a_tunnel(&served.sidecar("default/client"), "bank.example:443", &hello);
+    let line = until("the line is written", || {
+        let log = std::fs::read_to_string(&served.log).unwrap();
+        log.lines().find(|line| line.contains("\"requested_server_name\":\"bank.example\"")).map(str::to_string)
+    });
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&line["requested_server_name"], &line["response_flags"]), (&"bank.example".into(), &"UF".into()));
+    assert_eq!((&line["upstream_cluster"], &line["response_code"]), (&"outbound|443||bank.example".into(), &0.into()));
+    assert_eq!((&line["upstream_host"], &line["method"]), (&"127.0.0.1:1".into(), &Value::Null));
+    drop(served);
+
+    let (_folder, served) = talking("connections-off", &["--access-log", "off"]);
+    through_a_tunnel(&served.sidecar("default/client"), "bank.example:443", &hello);
+    let page = page_of(&served, "client");
+    until("it is counted", || value(&page, "istio_tcp_connections_closed_total", &[]));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(std::fs::read_to_string(&served.log).unwrap(), "");
+}
+
+/// The first bytes of a client that wants TLS with a server of this name.
+fn hello(name: &str) -> Vec<u8> {
+    use std::sync::Arc;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from(name.to_string()).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn labels_are_what_is_known_and_no_more() {
+    let (_folder, served) = talking("known", &[]);
+    let (proxy, edge) = (served.sidecar("default/client"), served.place("port 80"));
+    let (client, gateway) = (page_of(&served, "client"), gateway_page(&served));
+    let raw = |socket: &str, head: &str| exchange(socket, head.into(), Vec::new()).unwrap().status().to_string();
+
+    // Nonsense comes from somebody, too.
+    assert_eq!(raw(&proxy, "GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n"), "400");
+    assert_eq!(raw(&proxy, "CONNECT nowhere HTTP/1.1\r\nHost: nowhere\r\nConnection: close\r\n\r\n"), "400");
+    until("both are counted", || {
+        (value(&client, "istio_requests_total", &[("source_workload", "client"), ("response_code", "400")])
+            == Some(2.0))
+        .then_some(())
+    });
+
+    // What any client says is no label at a gateway; at a sidecar a host is one, if it can be a host.
+    let host = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    assert_eq!(raw(&edge, &host("made-up.example")), "404");
+    assert_eq!(raw(&edge, &host("shop.example.com")), "200");
+    let of_gateway = |service: &str, workload: &str| {
+        let wanted = [
+            ("destination_service", service),
+            ("destination_workload", workload),
+            ("source_workload", "istio-ingressgateway"),
+            ("reporter", "source"),
+        ];
+        value(&gateway, "istio_requests_total", &wanted)
+    };
+    until("the gateway has counted both", || {
+        (of_gateway("unknown", "unknown") == Some(1.0)
+            && of_gateway("shop.default.svc.cluster.local", "shop") == Some(1.0))
+        .then_some(())
+    });
+    let long = format!("{}.example", "a".repeat(300));
+    raw(&proxy, &format!("GET http://{long}/ HTTP/1.1\r\nHost: {long}\r\nConnection: close\r\n\r\n"));
+    get(&proxy, "http://made-up.example/", "");
+    until("the sidecar has counted both", || {
+        let of = |host: &str| value(&client, "istio_requests_total", &[("destination_service", host)]);
+        (of("made-up.example") == Some(1.0)).then_some(())
+    });
+    let page = get(&client, "/stats/prometheus", "").body;
+    assert!(!page.contains(&"a".repeat(300)) && !page.contains(&"a".repeat(254)), "{page}");
+
+    // Whoever does not shake hands has not proved to be anybody.
+    let status = served.status();
+    let mut all = status["subscribers"].as_array().unwrap().iter();
+    let shop = all.find(|one| one["part"] == "sidecar default/shop").unwrap()["pid"].as_u64().unwrap();
+    assert!(signal("-STOP", shop));
+    let answer = get(&proxy, "http://shop/", "");
+    assert!(signal("-CONT", shop));
+    assert!(answer.status() == "503" && answer.has("x-meshroute-flags: UF,URX"), "{}", answer.head);
+    let failed = |principal: &str| {
+        let wanted =
+            [("response_flags", "UF,URX"), ("destination_service_name", "shop"), ("destination_principal", principal)];
+        value(&client, "istio_requests_total", &wanted)
+    };
+    until("it is counted", || failed("unknown"));
+    assert_eq!(failed("spiffe://cluster.local/ns/default/sa/shop"), None);
+    assert_eq!(get(&proxy, "http://shop/", "").status(), "200");
+    for page in [&client, &gateway, &page_of(&served, "shop")] {
+        labels_are_complete(page);
+    }
+}
+
 const PARTNER: &str = "
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -154,12 +436,10 @@ fn every_request_is_counted_and_written_down_as_istio_does_it() {
     assert_eq!(count(&master, &[]), 48.0);
 
     let all = series(&get(&master, "/stats/prometheus", "").body);
-    for one in all.iter().filter(|one| one.name != "istio_build") {
-        let missing: Vec<_> =
-            LABELS.iter().filter(|name| one.labels.get(**name).is_none_or(String::is_empty)).collect();
-        assert!(missing.is_empty(), "{} lacks {missing:?}", one.name);
-        assert!(one.labels.contains_key("response_code") && one.labels.contains_key("grpc_response_status"));
-    }
+    labels_are_complete(&master);
+    let agent = |name: &str| all.iter().find(|one| one.name == name).unwrap().value;
+    assert!((1.0..=14_400.0).contains(&agent("istio_agent_cert_expiry_seconds")), "its certificate is good for hours");
+    assert_eq!(agent("istio_agent_num_outgoing_requests") - agent("istio_agent_num_failed_outgoing_requests"), 1.0);
     for name in ["istio_request_duration_milliseconds", "istio_request_bytes", "istio_response_bytes"] {
         let sum = |end: &str| -> f64 {
             let named = all.iter().filter(|one| one.name == format!("{name}{end}"));
@@ -300,7 +580,19 @@ fn a_trace_goes_on_and_has_a_span_for_each_proxy() {
     );
     assert!(attributes.contains("PassthroughCluster") && attributes.contains("\"/x\""), "{span}");
     let service = &written[0]["resourceSpans"][0]["resource"]["attributes"][0]["value"]["stringValue"];
-    assert_eq!(service, "nginx-master.default");
+    assert_eq!((service, &span["kind"]), (&"nginx-master.default".into(), &3.into()), "SPAN_KIND_CLIENT");
+
+    // Whoever is asked serves: the other half of the same call.
+    served.ask(Some("2"));
+    let both = until("both sides have written theirs", || {
+        let text = std::fs::read_to_string(&spans).unwrap();
+        let lines: Vec<Value> = text.lines().skip(2).map(|line| serde_json::from_str(line).unwrap()).collect();
+        (lines.len() == 2).then_some(lines)
+    });
+    let spans_of = both.iter().map(|line| line["resourceSpans"][0]["scopeSpans"][0]["spans"][0].clone());
+    let (server, client): (Vec<Value>, Vec<Value>) = spans_of.partition(|span| span["kind"] == 2);
+    assert_eq!((server.len(), client.len(), &client[0]["kind"]), (1, 1, &3.into()), "{both:?}");
+    assert_eq!(server[0]["parentSpanId"], client[0]["spanId"]);
     std::fs::remove_file(spans).unwrap();
 }
 
@@ -468,6 +760,28 @@ fn every_part_says_what_is_in_force_and_why() {
     assert!(elsewhere.iter().all(|word| !page.body.contains(word)), "the page needs something from elsewhere");
 }
 
+#[test]
+fn discovery_does_without_a_page_whose_port_somebody_else_has_taken() {
+    let folder = Folder::new("taken");
+    let address = format!("127.0.0.1:{}", free_port());
+    let served = Served::start_with(&folder, &["--address", &address]);
+    assert_eq!(get(&address, "/healthz/ready", "").status(), "200");
+    let (guest, before) = until("somebody else is faster", || {
+        let before = served.until("discovery answers", |_| true)["pid"].as_u64().unwrap();
+        assert!(signal("-9", before));
+        let begun = Instant::now();
+        let mut bind = || std::net::TcpListener::bind(&address).ok();
+        let taken = std::iter::repeat_with(&mut bind).take_while(|_| begun.elapsed() < Duration::from_millis(200));
+        taken.flatten().next().map(|guest| (guest, before))
+    });
+    served.until("discovery runs all the same", |status| {
+        status["pid"].as_u64() != Some(before) && status["settled"] == true
+    });
+    assert_eq!(served.ask(Some("2")).who(), "nginx-deployment-canary-2");
+    drop(guest);
+    until("the page is back", || try_get(&address, "/healthz/ready", "").filter(|answer| answer.status() == "200"));
+}
+
 /// A process that ends with the test, and a folder of its own.
 struct Guest {
     child: Child,
@@ -615,6 +929,13 @@ fn the_mesh_is_shown(world: &[&str]) {
         "nginx-vs.yaml:",
         "canary_id is 1",
         "95 % within",
+        "p95 ",
+        // What was written, and what was found in it, stand behind an edge too.
+        "Configuration",
+        "kind: DestinationRule",
+        "<span class=\"kind\">Warning</span>",
+        "role=\"tabpanel\"",
+        "aria-controls=\"selection\" aria-selected=\"true\" tabindex=\"0\"",
     ] {
         assert!(light.contains(wanted), "`{wanted}` is missing in\n{}", light.split_once("<body>").unwrap().1);
     }

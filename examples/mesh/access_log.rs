@@ -1,6 +1,6 @@
-//! The access log: one line for each request, in Istio's default text form or as JSON.
+//! The access log: one line for each request, and for each connection that was carried as a whole, in Istio's default text form or as JSON.
 //!
-//! Knows how a line looks. What it says is noted in [`Record`].
+//! Knows how a line looks. What it says is noted in [`Record`] and [`Passage`].
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -9,6 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::lines;
+use crate::message::Ends;
+use crate::passage::Passage;
 use crate::record::Record;
 use crate::spiffe::Name;
 
@@ -44,6 +46,15 @@ impl Encoding {
             Encoding::Off => {}
         }
     }
+
+    /// Writes the line for a connection that was carried as a whole, or was to be.
+    pub fn tell_of(self, passage: &Passage) {
+        match self {
+            Encoding::Text => write(whole_text(passage)),
+            Encoding::Json => write(whole_object(passage).to_string()),
+            Encoding::Off => {}
+        }
+    }
 }
 
 impl std::fmt::Display for Encoding {
@@ -71,7 +82,8 @@ fn text(record: &Record) -> String {
 fn write_text(record: &Record, line: &mut String) -> std::fmt::Result {
     let path = plain(&record.path);
     write!(line, "[{}] \"{} {path} {}\"", rfc3339(record.started), record.method, record.protocol)?;
-    write!(line, " {} {} {} - \"-\"", record.status, or_dash(&record.flags), or_dash(&record.details))?;
+    write!(line, " {} {} {}", record.status, or_dash(&record.flags), or_dash(&record.details))?;
+    write!(line, " - \"{}\"", or_dash(transport_failure(record)))?;
     write!(line, " {} {} {} ", record.received(), record.sent, record.duration().as_millis())?;
     match record.upstream_time {
         Some(time) => write!(line, "{}", time.as_millis())?,
@@ -83,17 +95,93 @@ fn write_text(record: &Record, line: &mut String) -> std::fmt::Result {
         write!(line, " \"{}\"", plain(or_dash(value)))?;
     }
     write!(line, " {} -", plain(or_dash(&record.via.cluster)))?;
-    match record.ends {
-        Some(ends) => write!(line, " {} {}", ends.local, ends.remote)?,
-        None => line.push_str(" - -"),
+    write_ends(record.ends, line)?;
+    write!(line, " {} {}", plain(or_dash(record.sni.as_deref().unwrap_or_default())), plain(or_dash(&record.route)))
+}
+
+fn write_ends(ends: Option<Ends>, line: &mut String) -> std::fmt::Result {
+    match ends {
+        Some(ends) => write!(line, " {} {}", ends.local, ends.remote),
+        None => line.write_str(" - -"),
     }
-    write!(line, " - {}", plain(or_dash(&record.route)))
+}
+
+/// What TLS to the upstream said where it failed, which stands in the details too.
+fn transport_failure(record: &Record) -> &str {
+    let failed = record.details.strip_prefix("upstream_reset_before_response_started{remote_connection_failure|");
+    failed.and_then(|why| why.strip_suffix('}')).unwrap_or_default()
+}
+
+/// Istio's default form has the same fields for a connection; those of a request are empty, and there is no status.
+fn whole_text(passage: &Passage) -> String {
+    let mut line = String::with_capacity(256);
+    // Into a string nothing fails.
+    let _ = write_whole(passage, &mut line);
+    line
+}
+
+fn write_whole(passage: &Passage, line: &mut String) -> std::fmt::Result {
+    write!(line, "[{}] \"- - -\" 0 {}", rfc3339(passage.started), or_dash(passage.flags))?;
+    write!(line, " {} {}", word(&passage.details), word(&passage.ended))?;
+    let (received, sent) = passage.bytes();
+    write!(line, " \"{}\" {received} {sent} {} -", word(&passage.failure), passage.duration().as_millis())?;
+    write!(line, " \"-\" \"-\" \"-\" \"-\" \"{}\"", or_dash(passage.upstream.as_deref().unwrap_or_default()))?;
+    write!(line, " {} ", plain(or_dash(&passage.via.cluster)))?;
+    match passage.upstream_local {
+        Some(local) => write!(line, "{local}")?,
+        None => line.push('-'),
+    }
+    write_ends(passage.ends, line)?;
+    write!(line, " {} -", word(passage.sni.as_deref().unwrap_or_default()))
+}
+
+/// In one word, as Envoy has it where there are no quotation marks around.
+fn word(text: &str) -> String {
+    let text = or_dash(text).replace(char::is_whitespace, "_");
+    plain(&text).into_owned()
+}
+
+/// Istio's fields for a connection.
+fn whole_object(passage: &Passage) -> Value {
+    let known = |value: &str| if value.is_empty() { Value::Null } else { Value::from(value) };
+    let proved = |name: &Option<Name>| name.as_ref().map(Name::to_string);
+    let (received, sent) = passage.bytes();
+    let upstream_peer = passage.destination_principal.as_ref().filter(|_| passage.reporter == "source");
+    json!({
+        "start_time": rfc3339(passage.started),
+        "method": null,
+        "path": null,
+        "protocol": null,
+        "response_code": 0,
+        "response_flags": or_dash(passage.flags),
+        "response_code_details": known(&passage.details),
+        "connection_termination_details": known(&passage.ended),
+        "upstream_transport_failure_reason": known(&passage.failure),
+        "bytes_received": received,
+        "bytes_sent": sent,
+        "duration": passage.duration().as_millis() as u64,
+        "upstream_service_time": null,
+        "x_forwarded_for": null,
+        "user_agent": null,
+        "request_id": null,
+        "authority": null,
+        "upstream_host": passage.upstream,
+        "upstream_cluster": known(&passage.via.cluster),
+        "upstream_local_address": passage.upstream_local.map(|local| local.to_string()),
+        "downstream_local_address": passage.ends.map(|ends| ends.local.to_string()),
+        "downstream_remote_address": passage.ends.map(|ends| ends.remote.to_string()),
+        "downstream_peer_uri_san": proved(&passage.caller),
+        "upstream_peer_uri_san": upstream_peer.map(Name::to_string),
+        "requested_server_name": passage.sni,
+        "route_name": null,
+    })
 }
 
 /// Istio's fields, and `reason`: which rule in which file said so.
 fn object(record: &Record) -> Value {
     let known = |value: &str| if value.is_empty() { Value::Null } else { Value::from(value) };
     let proved = |name: &Option<Name>| name.as_ref().map(Name::to_string);
+    let upstream_peer = record.destination_principal.as_ref().filter(|_| record.reporter == "source");
     json!({
         "start_time": rfc3339(record.started),
         "method": record.method.as_str(),
@@ -103,7 +191,7 @@ fn object(record: &Record) -> Value {
         "response_flags": or_dash(&record.flags),
         "response_code_details": known(&record.details),
         "connection_termination_details": null,
-        "upstream_transport_failure_reason": null,
+        "upstream_transport_failure_reason": known(transport_failure(record)),
         "bytes_received": record.received(),
         "bytes_sent": record.sent,
         "duration": record.duration().as_millis() as u64,
@@ -117,9 +205,9 @@ fn object(record: &Record) -> Value {
         "upstream_local_address": null,
         "downstream_local_address": record.ends.map(|ends| ends.local.to_string()),
         "downstream_remote_address": record.ends.map(|ends| ends.remote.to_string()),
-        "downstream_peer_uri_san": proved(&record.source_principal),
-        "upstream_peer_uri_san": proved(&record.destination_principal),
-        "requested_server_name": null,
+        "downstream_peer_uri_san": proved(&record.caller),
+        "upstream_peer_uri_san": upstream_peer.map(Name::to_string),
+        "requested_server_name": record.sni,
         "route_name": known(&record.route),
         "reason": known(&record.reason),
     })

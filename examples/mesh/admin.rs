@@ -12,14 +12,14 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use meshroute::Plan;
 use meshroute::plan::Origin;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::explain::{self, Asked};
 use crate::message;
-use crate::metrics::Sample;
+use crate::metrics::Stats;
 use crate::station::Station;
 use crate::world::rule_key;
 
@@ -36,15 +36,6 @@ const INDEX: &str = "\
 /config_dump       the resolved plan, with file and line of each route
 /explain           ?url=http://HOST:PORT/PATH&method=GET&header=NAME:VALUE: why a request goes where
 ";
-
-/// All counters of a proxy, as discovery asks for them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Stats {
-    /// How long it has run, in milliseconds.
-    pub uptime: u64,
-    /// The series.
-    pub samples: Vec<Sample>,
-}
 
 /// An answer that is all there. Nobody keeps a copy.
 pub fn page(status: StatusCode, content: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -78,7 +69,9 @@ fn answer(request: &Request<Incoming>, station: &Station, uptime: u64) -> Respon
     let config = station.config.borrow().clone();
     match (request.uri().path(), config) {
         ("/", _) => page(StatusCode::OK, TEXT, INDEX),
-        ("/stats/prometheus" | "/metrics", _) => page(StatusCode::OK, EXPOSITION, metrics.exposition()),
+        ("/stats/prometheus" | "/metrics", _) => {
+            page(StatusCode::OK, EXPOSITION, metrics.exposition() + &station.identity.exposition())
+        }
         ("/stats.json", _) => json_page(&Stats { uptime, samples: metrics.samples() }),
         ("/healthz/ready", Some(_)) => page(StatusCode::OK, TEXT, "ready\n"),
         ("/healthz/ready" | "/config_dump" | "/explain", None) => {

@@ -82,6 +82,13 @@ impl Answer {
         }
     }
 
+    /// Whether somebody was there for certain, and so has proved who they are: without a connection nobody has, and who does not
+    /// answer in time may not have had one.
+    pub fn was_met(&self) -> bool {
+        let alone = |flag: &str| matches!(flag, "UF" | "UO" | "UT");
+        self.upstream.is_some() && !self.flags.split(',').any(alone)
+    }
+
     /// With a reason.
     pub fn because(mut self, reason: impl Into<Arc<str>>) -> Self {
         self.reason = reason.into();

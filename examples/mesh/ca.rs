@@ -32,6 +32,22 @@ struct Root {
     key: Vec<u8>,
     /// When it was made, in seconds of the epoch.
     made: u64,
+    /// When it began to sign; `None`: it has not yet.
+    #[serde(default)]
+    signs_since: Option<u64>,
+}
+
+/// What is next for the roots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing.
+    Rest,
+    /// A new one is made, and trusted.
+    Make,
+    /// It signs.
+    Switch,
+    /// Those before it are trusted no more.
+    Drop,
 }
 
 /// All roots, the newest last.
@@ -39,8 +55,6 @@ pub struct Authority {
     roots: Vec<Root>,
     /// Which of them signs.
     signing: usize,
-    /// Since when, in seconds of the epoch, where there is an older one.
-    since: u64,
     /// How long what it signs is good for.
     lifetime: Duration,
     /// After how long a new root is made.
@@ -49,15 +63,13 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// The one of an earlier life, or a new one. `file` is where it keeps its roots; nobody else may read that.
-    pub fn open(file: &Path, lifetime: Duration, age: Option<Duration>) -> Result<Self, Failure> {
-        let kept = std::fs::read(file).ok().and_then(|text| serde_json::from_slice::<Vec<Root>>(&text).ok());
-        let roots = kept.filter(|roots| !roots.is_empty());
-        let mut authority =
-            Authority { roots: Vec::new(), signing: 0, since: 0, lifetime, age, file: file.to_path_buf() };
-        match roots {
-            Some(roots) => authority.roots = roots,
-            None => authority.add_root()?,
+    /// The one of an earlier life, or a new one. `file` is where it keeps its roots; nobody else may read that. Where it is
+    /// there and cannot be read, nothing begins: with a new root, nobody's certificate would be trusted any more.
+    pub fn open(file: &Path, lifetime: Duration, age: Option<Duration>, now: u64) -> Result<Self, Failure> {
+        let mut authority = Authority { roots: Vec::new(), signing: 0, lifetime, age, file: file.to_path_buf() };
+        match kept(file)? {
+            Some(roots) => authority.hold(roots),
+            None => authority.adopt(vec![Root { signs_since: Some(now), ..Root::new(now)? }])?,
         }
         Ok(authority)
     }
@@ -94,53 +106,109 @@ impl Authority {
     }
 
     /// Goes on with the replacement of a root where it is time for it. `heard`: everybody has the present bundle. Says whether
-    /// the bundle has changed.
-    pub fn turn(&mut self, heard: bool) -> Result<bool, Failure> {
-        let (Some(age), Some(newest)) = (self.age, self.roots.last()) else { return Ok(false) };
-        let (now, made) = (seconds(), newest.made);
-        if self.signing + 1 == self.roots.len() {
-            // What an older root signed until then is no longer valid after a lifetime.
-            if self.roots.len() > 1 && now > self.since + self.lifetime.as_secs() + 1 {
-                self.keep(self.roots.iter().skip(self.signing).cloned().collect())?;
-                self.signing = 0;
-                return Ok(true);
-            }
-            if now < made + age.as_secs() || self.roots.len() > 1 {
-                return Ok(false);
-            }
-            self.add_root()?;
-            return Ok(true);
+    /// the bundle has changed. Where a step cannot be kept, it is not taken.
+    pub fn turn(&mut self, heard: bool, now: u64) -> Result<bool, Failure> {
+        let step = self.next(heard, now);
+        let mut roots = self.roots.clone();
+        match step {
+            Step::Rest => return Ok(false),
+            Step::Make => roots.push(Root::new(now)?),
+            Step::Switch => roots.iter_mut().skip(self.signing + 1).for_each(|root| root.signs_since = Some(now)),
+            Step::Drop => drop(roots.drain(..self.signing)),
         }
-        if heard && now > made {
-            (self.signing, self.since) = (self.roots.len() - 1, now);
-        }
-        Ok(false)
+        self.adopt(roots)?;
+        Ok(step != Step::Switch)
     }
 
-    fn add_root(&mut self) -> Result<(), Failure> {
-        let (key, made) = (KeyPair::generate()?, seconds());
-        let certificate = root_params(made).self_signed(&key)?.der().to_vec();
-        let new = Root { certificate, key: key.serialize_der(), made };
-        self.keep(self.roots.iter().cloned().chain([new]).collect())
+    fn next(&self, heard: bool, now: u64) -> Step {
+        let Some(signing) = self.roots.get(self.signing) else { return Step::Rest };
+        let since = signing.signs_since.unwrap_or(signing.made);
+        match self.roots.last() {
+            // Names tell roots apart, and they are made of seconds.
+            Some(newest) if self.signing + 1 < self.roots.len() => {
+                if heard && now > newest.made {
+                    Step::Switch
+                } else {
+                    Step::Rest
+                }
+            }
+            _ if self.signing > 0 => {
+                if now > since + self.last_valid() {
+                    Step::Drop
+                } else {
+                    Step::Rest
+                }
+            }
+            _ => match self.age {
+                Some(age) if now >= signing.made + age.as_secs().max(1) => Step::Make,
+                _ => Step::Rest,
+            },
+        }
     }
 
-    /// Has these roots from now on, once they are written: beside and moved into place, for nobody else to read. A root that
-    /// could not be kept is none: it would sign, and nobody would have been told of it.
-    fn keep(&mut self, roots: Vec<Root>) -> Result<(), Failure> {
-        use std::io::Write as _;
-        let beside = self.file.with_extension("new");
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(&beside)?.write_all(&serde_json::to_vec(&roots)?)?;
-        std::fs::rename(beside, &self.file)?;
-        self.roots = roots;
+    /// After how many seconds nobody takes for valid any more what was signed. Who has certificates that live shorter than
+    /// clocks may be apart, has clocks that are not.
+    fn last_valid(&self) -> u64 {
+        (self.lifetime + SKEW.min(self.lifetime)).as_secs()
+    }
+
+    /// Keeps roots, and only then goes by them.
+    fn adopt(&mut self, roots: Vec<Root>) -> Result<(), Failure> {
+        keep(&self.file, &roots)?;
+        self.hold(roots);
         Ok(())
+    }
+
+    fn hold(&mut self, roots: Vec<Root>) {
+        self.signing = roots.iter().rposition(|root| root.signs_since.is_some()).unwrap_or(0);
+        self.roots = roots;
     }
 }
 
-fn seconds() -> u64 {
+impl Root {
+    fn new(made: u64) -> Result<Self, Failure> {
+        let key = KeyPair::generate()?;
+        let certificate = root_params(made).self_signed(&key)?.der().to_vec();
+        Ok(Root { certificate, key: key.serialize_der(), made, signs_since: None })
+    }
+}
+
+/// The roots of an earlier life; `None`: there was none.
+fn kept(file: &Path) -> Result<Option<Vec<Root>>, Failure> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        let file = file.display();
+        format!(
+            "the authority's roots in `{file}` cannot be read: {error}; put the file back as it was, or take it away: then a \
+             new root is made, and no certificate that is in use is trusted any more"
+        )
+    };
+    let text = match std::fs::read(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|error| unreadable(&error))?,
+    };
+    let roots = serde_json::from_slice::<Vec<Root>>(&text).map_err(|error| unreadable(&error))?;
+    if roots.is_empty() {
+        return Err(unreadable(&"there is none in it").into());
+    }
+    Ok(Some(roots))
+}
+
+/// Written beside and moved into place, for nobody else to read.
+fn keep(file: &Path, roots: &[Root]) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let beside = file.with_extension("new");
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut written = options.open(&beside)?;
+    written.write_all(&serde_json::to_vec(roots)?)?;
+    written.sync_all()?;
+    Ok(std::fs::rename(beside, file)?)
+}
+
+/// Now, in seconds of the epoch.
+pub fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

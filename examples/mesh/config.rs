@@ -98,8 +98,12 @@ impl Config {
 
     /// Whose pod an endpoint is.
     pub fn workload(&self, endpoint: &Endpoint) -> Arc<Workload> {
-        let known = endpoint.socket().and_then(|socket| self.workloads.get(&socket.ip()));
-        known.map_or_else(Workload::unknown, Arc::clone)
+        endpoint.socket().and_then(|socket| self.workload_at(socket.ip())).unwrap_or_else(Workload::unknown)
+    }
+
+    /// Whose pod is at an address.
+    pub fn workload_at(&self, ip: IpAddr) -> Option<Arc<Workload>> {
+        self.workloads.get(&ip).map(Arc::clone)
     }
 
     /// What is said of a decision that sends a request on by a route.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -99,12 +99,19 @@ fn length(query: &str) -> Result<Duration, String> {
 
 fn drawn(shared: &Shared, length: Duration) -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let window = shared.history().window(length);
-    graph::graph(&shared.scene(), &window, now)
+    // Added up once nobody waits for the history.
+    let recent = shared.history().recent(length, Instant::now());
+    graph::graph(&shared.scene(), &recent.window(), now)
 }
 
-/// What stands behind a node: the resources as they were written, the rules, what was found, and the pods.
+/// What stands behind a node: the resources as they were written, the rules, what was found, and the pods. Behind an edge, it is
+/// the service at one of its ends; the rules by which something went there stand in the graph.
 fn node(scene: &Scene, shared: &Shared, id: &str) -> Option<Value> {
+    if let Some((from, to)) = id.split_once('~') {
+        let ends = [from, to.split('~').next()?];
+        let service = ends.into_iter().find(|end| end.starts_with("service/"))?;
+        return node(scene, shared, service);
+    }
     let mut parts = id.splitn(3, '/');
     let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
     let key = (namespace.to_string(), name.to_string());
@@ -133,7 +140,8 @@ fn pod_line(world: &World, namespace: &str, name: &str, ready: bool) -> Value {
     let mut subscribers = world.subscribers.values();
     let proxy = subscribers.find(|one| match &one.part {
         Part::Sidecar { namespace: of, pod, .. } => of == namespace && pod == name,
-        Part::Gateway { namespace: of, .. } => of == namespace && name == "gateway",
+        Part::Gateway { namespace: of, pod: None, .. } => of == namespace && name == "gateway",
+        Part::Gateway { namespace: of, pod: Some((pod, _)), .. } => of == namespace && pod == name,
         _ => false,
     });
     json!({

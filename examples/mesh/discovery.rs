@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshroute::{Reader, Reading, Resources};
 use serde_json::Value;
@@ -19,14 +19,15 @@ use tokio::sync::watch;
 
 use crate::ads::{Push, Reply, Subscription};
 use crate::args::Args;
-use crate::ca::Authority;
+use crate::ca::{Authority, seconds};
 use crate::history::History;
 use crate::pilot::Pilot;
 use crate::scene::Scene;
 use crate::trust::Seal;
+use crate::warmth::{Look, Warmth};
 use crate::wire::{self, Claim, Hello, MAX_SHORT_LINE, Opened, Part, Report, Roster, Signed, Signing};
 use crate::world::{Subscriber, World};
-use crate::{Failure, dashboard, history, session, status};
+use crate::{Failure, dashboard, gather, session, status};
 
 /// How often the folder is looked at. A change counts once it has stood still for as long.
 const LOOK: Duration = Duration::from_millis(150);
@@ -101,7 +102,7 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let roots = authority.bundle();
     let shared = Arc::new(Shared {
         world: Mutex::new(World::new(&folder, remembered(&state), roots.clone())),
-        history: Mutex::new(History::new()),
+        history: Mutex::new(History::new(Instant::now())),
         pilot: Mutex::new(Pilot::new()),
         scene: Mutex::default(),
         seal: Seal::new(&authority)?,
@@ -112,10 +113,10 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
         changed: watch::Sender::new(()),
     });
     tokio::spawn(status::serve(page, Arc::clone(&shared)));
-    open_page(args, &shared).await?;
+    open_page(args, &shared);
     tokio::spawn(watch_folder(folder, state, Arc::clone(&shared)));
     tokio::spawn(warm_up(Arc::clone(&shared)));
-    tokio::spawn(history::follow(Arc::clone(&shared)));
+    tokio::spawn(gather::follow(Arc::clone(&shared)));
     tokio::spawn(turn_roots(Arc::clone(&shared)));
     shared.report(roots)?;
     for id in 1.. {
@@ -129,28 +130,30 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
 
 /// The authority, which keeps its roots beside the state. `--lifetime` and `--root-lifetime` are in seconds.
 fn open_authority(args: &Args, state: &Path) -> Result<Authority, Failure> {
-    let seconds = |key: &str| -> Result<Option<Duration>, Failure> {
+    let said = |key: &str| -> Result<Option<Duration>, Failure> {
         let said = args.all(key).first().map(|text| text.parse::<u32>()).transpose();
         let said = said.map_err(|_| format!("`--{key}` is a number of seconds"))?;
         Ok(said.map(|seconds| Duration::from_secs(u64::from(seconds.max(1)))))
     };
-    Authority::open(&state.with_file_name("roots"), seconds("lifetime")?.unwrap_or(LIFETIME), seconds("root-lifetime")?)
+    let (lifetime, age) = (said("lifetime")?.unwrap_or(LIFETIME), said("root-lifetime")?);
+    Authority::open(&state.with_file_name("roots"), lifetime, age, seconds())
 }
 
 /// Replaces roots in time, and tells everybody.
 async fn turn_roots(shared: Arc<Shared>) {
+    let mut told = String::new();
     loop {
         tokio::time::sleep(LOOK).await;
         let heard = shared.world().is_settled();
         if let Err(error) = turn(heard, &shared) {
-            let _ = writeln!(std::io::stderr(), "discovery: roots cannot be replaced: {error}");
+            once_told(&mut told, format!("roots cannot be replaced: {error}"));
         }
     }
 }
 
 fn turn(heard: bool, shared: &Shared) -> Result<(), Failure> {
     let mut authority = shared.authority.lock().unwrap_or_else(PoisonError::into_inner);
-    let turned = authority.turn(heard);
+    let turned = authority.turn(heard, seconds());
     shared.seal.renew(&authority)?;
     if turned? {
         let bundle = authority.bundle();
@@ -164,13 +167,31 @@ fn turn(heard: bool, shared: &Shared) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A second door to the page, where `--address` wants one.
-async fn open_page(args: &Args, shared: &Arc<Shared>) -> Result<(), Failure> {
+/// A second door to the page, where `--address` wants one. While somebody else has it, discovery does without: what it does for
+/// the mesh is worth more than a page, and its own door is there.
+fn open_page(args: &Args, shared: &Arc<Shared>) {
     for address in args.all("address") {
-        let listener = TcpListener::bind(address).await.map_err(|error| format!("`{address}`: {error}"))?;
-        tokio::spawn(status::serve(listener, Arc::clone(shared)));
+        tokio::spawn(keep_open(address.clone(), Arc::clone(shared)));
     }
-    Ok(())
+}
+
+async fn keep_open(address: String, shared: Arc<Shared>) {
+    let mut told = String::new();
+    loop {
+        match TcpListener::bind(&address).await {
+            Ok(listener) => return status::serve(listener, shared).await,
+            Err(error) => once_told(&mut told, format!("the page cannot be at `{address}` yet: {error}")),
+        }
+        tokio::time::sleep(COURTESY).await;
+    }
+}
+
+/// Says what goes wrong, unless that was the last that was said.
+fn once_told(told: &mut String, trouble: String) {
+    if *told != trouble {
+        let _ = writeln!(std::io::stderr(), "discovery: {trouble}");
+        *told = trouble;
+    }
 }
 
 /// The resources of an earlier life, in their order.
@@ -182,12 +203,22 @@ fn remembered(state: &Path) -> Resources {
     resources
 }
 
-/// Wakes everybody who waits for pods once enough time has gone by.
+/// Wakes everybody who waits for pods.
 async fn warm_up(shared: Arc<Shared>) {
-    while !shared.world().is_warm() {
+    let mut warmth = Warmth::default();
+    loop {
+        let look = {
+            let world = shared.world();
+            warmth.look(world.is_warm(), world.has_waited())
+        };
+        if look != Look::Wait {
+            shared.changed.send_replace(());
+        }
+        if look == Look::Last {
+            return;
+        }
         tokio::time::sleep(LOOK).await;
     }
-    shared.changed.send_replace(());
 }
 
 async fn watch_folder(folder: PathBuf, state: PathBuf, shared: Arc<Shared>) {

@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use meshroute::{Outcome, Roll, Router};
+use hyper::http::uri::Authority;
+use meshroute::plan::{Cluster, Unmatched};
+use meshroute::{Connection, Explanation, Outcome, Plan, Roll, Router, TlsHello};
 use serde::Serialize;
 
 use crate::answer;
+use crate::question::ip;
 
 /// A question, as it stands in an address.
 #[derive(Debug, Default)]
@@ -77,13 +80,8 @@ pub struct Share {
 pub fn explain(asked: &Asked, router: &Router, places: &BTreeMap<String, String>) -> Result<Story, String> {
     let uri: hyper::Uri = asked.url.parse().map_err(|error| format!("`{}`: {error}", asked.url))?;
     let authority = uri.authority().ok_or_else(|| format!("`{}` names no host", asked.url))?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-    let request = meshroute::Request::new(&asked.method, authority.as_str(), path)
-        .headers(&asked.headers)
-        .port(authority.port_u16().unwrap_or(default))
-        .address(router.lookup(authority.host()).first().copied());
-    let explanation = router.plan().explain(&request, &Roll::random());
+    let request = request(asked, &uri, authority, router);
+    let explanation = told(router.plan(), &request);
     let decision = &explanation.decision;
     let (status, flag) = match &decision.outcome {
         Outcome::Refuse(refusal) => (Some(refusal.status), refusal.flag.to_string()),
@@ -96,16 +94,72 @@ pub fn explain(asked: &Asked, router: &Router, places: &BTreeMap<String, String>
     Ok(Story { steps, reason, status, flag, destinations: shares(router, decision) })
 }
 
+/// The request as it would come in: the same question as [`question::asked`] asks.
+fn request<'a>(
+    asked: &'a Asked,
+    uri: &'a hyper::Uri,
+    authority: &'a Authority,
+    router: &Router,
+) -> meshroute::Request<'a> {
+    let https = uri.scheme_str() == Some("https");
+    let (scheme, default) = if https { ("https", 443) } else { ("http", 80) };
+    // A gateway takes what comes to a port, whatever its address. To a sidecar it is what DNS would have said.
+    let address = match is_gateway(router.plan()) {
+        true => None,
+        false => ip(authority.host()).or_else(|| router.lookup(authority.host()).first().copied()),
+    };
+    let sent = authority.as_str();
+    let sent = sent.rsplit_once('@').map_or(sent, |(_, host)| host);
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut request = meshroute::Request::new(&asked.method, sent, path)
+        .scheme(scheme)
+        .headers(&asked.headers)
+        .port(authority.port_u16().unwrap_or(default))
+        .address(address);
+    // No client names an address in its hello.
+    let sni = Some(authority.host()).filter(|host| ip(host).is_none());
+    request.tls = https.then_some(TlsHello { sni });
+    request
+}
+
+/// Nothing but a gateway leaves alone what no listener of it takes.
+fn is_gateway(plan: &Plan) -> bool {
+    plan.unmatched == Unmatched::Reset
+}
+
+/// At a gateway TLS has ended, or is passed on, as its chains say. To a sidecar it is a connection as a whole; only a program
+/// that leaves the encryption to its proxy sends it such a request.
+fn told<'a>(plan: &'a Plan, request: &meshroute::Request<'a>) -> Explanation<'a> {
+    let roll = Roll::random();
+    if request.tls.is_none() || is_gateway(plan) {
+        return plan.explain(request, &roll);
+    }
+    let mut connection = Connection::new(request.port).address(request.address);
+    connection.tls = request.tls;
+    let whole = plan.explain_connection(&connection, &roll);
+    if !matches!(whole.decision.outcome, Outcome::Reset) {
+        return whole;
+    }
+    let mut decrypted = *request;
+    decrypted.tls = None;
+    plan.explain(&decrypted, &roll)
+}
+
 fn shares(router: &Router, decision: &meshroute::Decision<'_>) -> Vec<Share> {
+    let share = |cluster: &Cluster, weight: u32| {
+        let pods = cluster.endpoints.iter().map(|endpoint| endpoint.workload.to_string()).collect();
+        Share { cluster: cluster.name.to_string(), weight, pods }
+    };
+    if let Outcome::Connect(to) = &decision.outcome {
+        return vec![share(to.cluster, 1)];
+    }
     let Some(meshroute::plan::Action::Forward(forward)) = decision.route.map(|route| &route.action) else {
         return Vec::new();
     };
-    let share = |destination: &meshroute::plan::Destination| {
-        let cluster = router.plan().clusters.get(destination.cluster as usize)?;
-        let pods = cluster.endpoints.iter().map(|endpoint| endpoint.workload.to_string()).collect();
-        Some(Share { cluster: cluster.name.to_string(), weight: destination.weight, pods })
+    let known = |destination: &meshroute::plan::Destination| {
+        Some(share(router.plan().clusters.get(destination.cluster as usize)?, destination.weight))
     };
-    forward.destinations.iter().filter_map(share).collect()
+    forward.destinations.iter().filter_map(known).collect()
 }
 
 /// Undoes `%41`; what is not that stays.

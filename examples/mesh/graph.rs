@@ -8,51 +8,101 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::history::{PERIOD, Window};
-use crate::metrics::{Counts, Labels, Via, Word};
+use crate::history::{PERIOD, Sum, Window};
+use crate::metrics::{Labels, TCP, Via, Word};
 use crate::scene::Scene;
 use crate::workload::{Service, UNKNOWN, Workload};
 
-/// What flows along an edge or through a node.
-#[derive(Default)]
+/// What flows along an edge or through a node in one protocol.
+#[derive(Clone, Default)]
 struct Flow {
-    counts: Counts,
-    /// Requests by status, flags and host.
-    responses: BTreeMap<(u16, String, String), u64>,
+    sum: Sum,
+    /// How much by status, flags and host.
+    responses: BTreeMap<(String, String, String), u64>,
     by_rule: BTreeMap<Via, u64>,
     encrypted: u64,
-    protocol: Word,
+    /// Requests without an answer.
+    unanswered: u64,
+    /// Requests by the class of their status, from 100 up.
+    classes: [u64; 5],
+    /// gRPC's errors.
+    errors: u64,
+    /// What went wrong: requests that were not answered well, and connections that did not come about.
+    failed: u64,
 }
 
 impl Flow {
-    fn add(&mut self, labels: &Labels, via: &Via, counts: &Counts) {
-        self.counts.add(counts);
-        self.protocol.clone_from(&labels.protocol);
-        let response = (labels.code, labels.flags.to_string(), labels.service.host.clone());
-        *self.responses.entry(response).or_default() += counts.requests;
-        *self.by_rule.entry(via.clone()).or_default() += counts.requests;
-        self.secure(labels, counts);
+    fn add(&mut self, (labels, via): &(Labels, Via), sum: &Sum) {
+        self.sum.add(sum);
+        let response = (code(labels), labels.flags.to_string(), labels.service.host.clone());
+        *self.responses.entry(response).or_default() += weight(sum);
+        *self.by_rule.entry(via.clone()).or_default() += weight(sum);
+        if labels.is_tcp() {
+            self.failed += if labels.flags == "-" { 0 } else { sum.carried.opened };
+            // Whoever calls has seen who is there.
+            self.encrypted += if &*labels.destination_principal == UNKNOWN { 0 } else { weight(sum) };
+            return;
+        }
+        match usize::from(labels.code / 100) {
+            0 => self.unanswered += sum.requests,
+            class => self.classes[class.min(5) - 1] += sum.requests,
+        }
+        self.errors += if matches!(&*labels.grpc, "" | "0") { 0 } else { sum.requests };
+        self.failed += if labels.is_failure() { sum.requests } else { 0 };
+        self.secure(labels, sum);
     }
 
     /// Only the side that is asked says how requests came.
-    fn secure(&mut self, labels: &Labels, counts: &Counts) {
+    fn secure(&mut self, labels: &Labels, sum: &Sum) {
         if labels.security == "mutual_tls" {
-            self.encrypted += counts.requests;
+            self.encrypted += sum.requests;
         }
     }
 
-    fn requests(&self) -> u64 {
-        self.counts.requests
+    fn take_in(&mut self, other: &Flow) {
+        self.sum.add(&other.sum);
+        self.unanswered += other.unanswered;
+        self.classes.iter_mut().zip(other.classes).for_each(|(mine, more)| *mine += more);
+        self.failed += other.failed;
     }
 
-    /// Requests whose status is of this class; 0: those without an answer.
-    fn of_class(&self, class: u16) -> u64 {
-        self.responses.iter().filter(|((code, ..), _)| code / 100 == class).map(|(_, count)| count).sum()
+    /// How much it is: requests, or what connections carried.
+    fn weight(&self) -> u64 {
+        weight(&self.sum)
     }
 
-    fn failed(&self) -> u64 {
-        self.of_class(5) + self.of_class(0)
+    /// Requests whose status is of this class.
+    fn of_class(&self, class: usize) -> u64 {
+        self.classes[class - 1]
     }
+
+    /// In how many attempts something could go wrong.
+    fn tried(&self) -> u64 {
+        self.sum.requests + self.sum.carried.opened
+    }
+}
+
+fn weight(sum: &Sum) -> u64 {
+    sum.requests + sum.carried.opened + sum.carried.sent + sum.carried.received
+}
+
+/// What Kiali groups answers by: gRPC's own status, if there is one; connections have none.
+fn code(labels: &Labels) -> String {
+    match (labels.is_tcp(), &*labels.grpc) {
+        (true, _) => "-".into(),
+        (false, "") => labels.code.to_string(),
+        (false, status) => status.to_string(),
+    }
+}
+
+/// What flows, by protocol.
+type Flows = BTreeMap<Word, Flow>;
+
+/// All of it together.
+fn together(flows: &Flows) -> Flow {
+    let mut all = Flow::default();
+    flows.values().for_each(|flow| all.take_in(flow));
+    all
 }
 
 /// A node's name: what it is, its namespace, its own name.
@@ -60,19 +110,21 @@ type Id = (&'static str, String, String);
 
 #[derive(Default)]
 struct Graph {
-    nodes: BTreeMap<Id, (Flow, Flow)>,
-    edges: BTreeMap<(Id, Id), Flow>,
+    /// What comes, and what goes.
+    nodes: BTreeMap<Id, (Flows, Flows)>,
+    edges: BTreeMap<(Id, Id), Flows>,
 }
 
 /// The graph over a time, as of now (in seconds of the epoch).
 pub fn graph(scene: &Scene, window: &Window, now: u64) -> Value {
     let mut graph = Graph::default();
     graph.stand(scene);
-    for ((labels, via), counts) in &window.flows {
-        graph.add(labels, via, counts);
+    for (series, sum) in &window.flows {
+        graph.add(series, sum);
     }
-    let nodes: Vec<Value> = graph.nodes.iter().map(|(id, flow)| node(scene, window, &graph, id, flow)).collect();
-    let edges: Vec<Value> = graph.edges.iter().map(|(ends, flow)| edge(scene, window, &graph, ends, flow)).collect();
+    let nodes: Vec<Value> = graph.nodes.iter().map(|(id, flows)| node(scene, window, &graph, id, flows)).collect();
+    let edges: Vec<Value> =
+        graph.edges.iter().flat_map(|(ends, flows)| edges(scene, window, &graph, ends, flows)).collect();
     let timeline: Vec<Value> = window.timeline.iter().map(|(all, failed)| json!([all, failed])).collect();
     json!({
         "timestamp": now,
@@ -116,7 +168,8 @@ impl Graph {
         }
     }
 
-    fn add(&mut self, labels: &Labels, via: &Via, counts: &Counts) {
+    fn add(&mut self, series: &(Labels, Via), sum: &Sum) {
+        let labels = &series.0;
         let (from, to) = (workload(&labels.source), workload(&labels.destination));
         let arrived = labels.destination.name != UNKNOWN;
         let way = match (service(&labels.service), arrived) {
@@ -127,19 +180,32 @@ impl Graph {
         for pair in way.windows(2) {
             let [from, to] = pair else { continue };
             if labels.is_second_hand() {
-                self.edges.entry((from.clone(), to.clone())).or_default().secure(labels, counts);
+                self.secure(from, to, labels, sum);
                 continue;
             }
-            self.edges.entry((from.clone(), to.clone())).or_default().add(labels, via, counts);
-            self.nodes.entry(from.clone()).or_default().1.add(labels, via, counts);
-            self.nodes.entry(to.clone()).or_default().0.add(labels, via, counts);
+            let ends = (from.clone(), to.clone());
+            of(self.edges.entry(ends).or_default(), labels).add(series, sum);
+            of(&mut self.nodes.entry(from.clone()).or_default().1, labels).add(series, sum);
+            of(&mut self.nodes.entry(to.clone()).or_default().0, labels).add(series, sum);
         }
     }
 
-    /// What goes out of a node.
-    fn leaving(&self, from: &Id) -> u64 {
-        self.nodes.get(from).map_or(0, |(_, leaving)| leaving.requests())
+    /// Takes the word of whoever was asked on how it came, where it is known from whom.
+    fn secure(&mut self, from: &Id, to: &Id, labels: &Labels, sum: &Sum) {
+        if from.2 != UNKNOWN && !labels.is_tcp() {
+            of(self.edges.entry((from.clone(), to.clone())).or_default(), labels).secure(labels, sum);
+        }
     }
+
+    /// What goes out of a node in a protocol.
+    fn leaving(&self, from: &Id, protocol: &str) -> u64 {
+        self.nodes.get(from).and_then(|(_, leaving)| leaving.get(protocol)).map_or(0, |flow| flow.sum.requests)
+    }
+}
+
+/// What flows in the protocol that labels name.
+fn of<'f>(flows: &'f mut Flows, labels: &Labels) -> &'f mut Flow {
+    flows.entry(labels.protocol.clone()).or_default()
 }
 
 fn rate(count: u64, window: &Window) -> String {
@@ -150,60 +216,61 @@ fn percent(part: u64, whole: u64) -> String {
     format!("{:.1}", 100.0 * part as f64 / whole.max(1) as f64)
 }
 
-/// Kiali's names for rates: `httpIn`, `httpIn5xx`, ...
-fn rates(flow: &Flow, way: &str, window: &Window) -> Map<String, Value> {
-    let mut rates = Map::new();
-    let mut push = |name: &str, count: u64| {
-        if count > 0 {
-            rates.insert(format!("{}{way}{name}", flow.protocol), json!(rate(count, window)));
-        }
+/// Kiali's names for rates: `httpIn`, `httpIn5xx`, `grpcErr`, ...; of connections, the bytes that went back each second.
+fn rates(protocol: &str, flow: &Flow, way: &str, window: &Window) -> Map<String, Value> {
+    let counts = match protocol {
+        TCP => vec![("", flow.sum.carried.sent)],
+        "grpc" => vec![("", flow.sum.requests), ("Err", flow.errors), ("NoResponse", flow.unanswered)],
+        _ => vec![
+            ("", flow.sum.requests),
+            ("3xx", flow.of_class(3)),
+            ("4xx", flow.of_class(4)),
+            ("5xx", flow.of_class(5)),
+            ("NoResponse", flow.unanswered),
+        ],
     };
-    push("", flow.requests());
-    push("3xx", flow.of_class(3));
-    push("4xx", flow.of_class(4));
-    push("5xx", flow.of_class(5));
-    push("NoResponse", flow.of_class(0));
-    rates
+    let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+    counts.map(|(name, count)| (format!("{protocol}{way}{name}"), json!(rate(count, window)))).collect()
 }
 
 /// How fast, and what failed: as numbers.
 fn figures(flow: &Flow, window: &Window) -> Value {
-    let quantile = |share| flow.counts.duration.quantile(share).map(|ms| (ms * 100.0).round() / 100.0);
+    let sum = &flow.sum;
+    let quantile = |share| sum.duration.quantile(share).map(|ms| (ms * 100.0).round() / 100.0);
+    let of_tried = |count: u64| 100.0 * count as f64 / flow.tried().max(1) as f64;
     json!({
-        "requests": flow.requests(),
-        "rate": flow.requests() as f64 / window.seconds,
-        "errorPercent": 100.0 * flow.failed() as f64 / flow.requests().max(1) as f64,
-        "clientErrorPercent": 100.0 * flow.of_class(4) as f64 / flow.requests().max(1) as f64,
+        "requests": sum.requests,
+        "rate": sum.requests as f64 / window.seconds,
+        "errorPercent": of_tried(flow.failed),
+        "clientErrorPercent": of_tried(flow.of_class(4)),
         "p50": quantile(0.5), "p95": quantile(0.95), "p99": quantile(0.99),
-        "receivedPerSecond": flow.counts.received.sum / window.seconds,
-        "sentPerSecond": flow.counts.sent.sum / window.seconds,
+        "receivedPerSecond": sum.received / window.seconds,
+        "sentPerSecond": sum.sent / window.seconds,
+        "connections": sum.carried.opened,
+        "closed": sum.carried.closed,
+        "tcpReceivedPerSecond": sum.carried.received as f64 / window.seconds,
+        "tcpSentPerSecond": sum.carried.sent as f64 / window.seconds,
     })
 }
 
-fn node(scene: &Scene, window: &Window, graph: &Graph, id: &Id, (incoming, outgoing): &(Flow, Flow)) -> Value {
+fn node(scene: &Scene, window: &Window, graph: &Graph, id: &Id, (incoming, outgoing): &(Flows, Flows)) -> Value {
     let (kind, namespace, name) = id;
     let mut data = Map::new();
     let mut put = |field: &str, value: Value| drop(data.insert(field.into(), value));
     put("id", json!(written(id)));
     put("cluster", json!(if namespace == UNKNOWN { UNKNOWN } else { "Kubernetes" }));
     put("namespace", json!(namespace));
-    let asked = incoming.requests() + outgoing.requests() > 0;
     put("healthData", Value::Null);
-    if asked {
-        let mut rates_of_both = rates(incoming, "In", window);
-        rates_of_both.extend(rates(outgoing, "Out", window));
-        let protocol = if incoming.protocol.is_empty() { &outgoing.protocol } else { &incoming.protocol };
-        put("traffic", json!([{ "protocol": protocol, "rates": rates_of_both }]));
-    } else {
-        put("isIdle", json!(true));
+    let (comes, goes) = (together(incoming), together(outgoing));
+    match comes.weight() + goes.weight() {
+        0 => put("isIdle", json!(true)),
+        _ => put("traffic", json!(traffic(incoming, outgoing, window))),
     }
-    let is_root = incoming.requests() == 0 && outgoing.requests() > 0;
-    if is_root {
+    if comes.weight() == 0 && goes.weight() > 0 {
         put("isRoot", json!(true));
     }
     let key = (namespace.clone(), name.clone());
-    let mut own =
-        Map::from_iter([("in".to_string(), figures(incoming, window)), ("out".into(), figures(outgoing, window))]);
+    let mut own = Map::from_iter([("in".to_string(), figures(&comes, window)), ("out".into(), figures(&goes, window))]);
     if *kind == "service" {
         put("nodeType", json!("service"));
         put("service", json!(name));
@@ -217,6 +284,18 @@ fn node(scene: &Scene, window: &Window, graph: &Graph, id: &Id, (incoming, outgo
     }
     put("meshroute", Value::Object(own));
     json!({ "data": data })
+}
+
+/// What comes and goes through a node, each protocol by itself.
+fn traffic(incoming: &Flows, outgoing: &Flows, window: &Window) -> Vec<Value> {
+    let protocols: BTreeSet<&Word> = incoming.keys().chain(outgoing.keys()).collect();
+    let one = |protocol: &Word| {
+        let rates_of = |flows: &Flows, way| flows.get(protocol).map(|flow| rates(protocol, flow, way, window));
+        let both = [rates_of(incoming, "In"), rates_of(outgoing, "Out")];
+        let both: Map<String, Value> = both.into_iter().flatten().flatten().collect();
+        json!({ "protocol": protocol, "rates": both })
+    };
+    protocols.into_iter().map(one).collect()
 }
 
 /// The services by which a workload is reached.
@@ -270,37 +349,55 @@ fn workload_marks(
     }
     if known.is_gateway {
         let hosts: BTreeSet<&String> = scene.services.values().flat_map(|service| &service.hosts).collect();
-        put("isGateway", json!({ "ingressInfo": { "hostnames": hosts } }));
+        let way = if known.labels.get("istio").is_some_and(|kind| kind.starts_with("egress")) {
+            "egressInfo"
+        } else {
+            "ingressInfo"
+        };
+        put("isGateway", json!({ way: { "hostnames": hosts } }));
     }
     own.insert("pods".into(), json!(known.pods.len()));
     own.insert("ready".into(), json!(ready));
 }
 
-fn edge(scene: &Scene, window: &Window, graph: &Graph, (from, to): &(Id, Id), flow: &Flow) -> Value {
-    let share = percent(flow.requests(), graph.leaving(from));
-    let mut rates = rates(flow, "", window);
-    if flow.requests() > 0 {
-        rates.insert(format!("{}PercentReq", flow.protocol), json!(share));
-        if flow.failed() > 0 {
-            let errors = percent(flow.failed(), flow.requests());
-            rates.insert(format!("{}PercentErr", flow.protocol), json!(errors));
+/// One edge for each protocol, as with Kiali; or one on which nothing flows.
+fn edges(scene: &Scene, window: &Window, graph: &Graph, ends: &(Id, Id), flows: &Flows) -> Vec<Value> {
+    let busy: Vec<_> = flows.iter().filter(|(_, flow)| flow.weight() > 0).collect();
+    if busy.is_empty() {
+        return vec![edge(scene, window, graph, ends, ("http", &Flow::default()))];
+    }
+    busy.into_iter().map(|(protocol, flow)| edge(scene, window, graph, ends, (protocol, flow))).collect()
+}
+
+fn edge(
+    scene: &Scene,
+    window: &Window,
+    graph: &Graph,
+    (from, to): &(Id, Id),
+    (protocol, flow): (&str, &Flow),
+) -> Value {
+    let mut rates = rates(protocol, flow, "", window);
+    if flow.sum.requests > 0 {
+        let share = percent(flow.sum.requests, graph.leaving(from, protocol));
+        rates.insert(format!("{protocol}PercentReq"), json!(share));
+        if flow.failed > 0 {
+            rates.insert(format!("{protocol}PercentErr"), json!(percent(flow.failed, flow.sum.requests)));
         }
     }
+    let id = format!("{}~{}", written(from), written(to));
     let mut data = Map::new();
-    data.insert("id".into(), json!(format!("{}~{}", written(from), written(to))));
+    // The usual one keeps its name whether or not something flows.
+    data.insert("id".into(), if protocol == "http" { json!(id) } else { json!(format!("{id}~{protocol}")) });
     data.insert("source".into(), json!(written(from)));
     data.insert("target".into(), json!(written(to)));
-    let protocol = if flow.protocol.is_empty() { "http" } else { &flow.protocol };
     data.insert("traffic".into(), json!({ "protocol": protocol, "rates": rates, "responses": responses(flow) }));
     if flow.encrypted > 0 {
-        data.insert(
-            "isMTLS".into(),
-            json!(percent(flow.encrypted.min(flow.requests()), flow.requests()).trim_end_matches(".0")),
-        );
+        let share = percent(flow.encrypted.min(flow.weight()), flow.weight());
+        data.insert("isMTLS".into(), json!(share.trim_end_matches(".0")));
     }
-    if let Some(p95) = flow.counts.duration.quantile(0.95) {
+    if let Some(p95) = flow.sum.duration.quantile(0.95) {
         data.insert("responseTime".into(), json!(format!("{p95:.0}")));
-        data.insert("throughput".into(), json!(format!("{:.0}", flow.counts.sent.sum / window.seconds)));
+        data.insert("throughput".into(), json!(format!("{:.0}", flow.sum.sent / window.seconds)));
     }
     let mut own = figures(flow, window);
     own["rules"] = json!(rules(scene, flow));
@@ -308,16 +405,16 @@ fn edge(scene: &Scene, window: &Window, graph: &Graph, (from, to): &(Id, Id), fl
     json!({ "data": data })
 }
 
-/// Kiali's shares of flags and hosts for each status, in percent of the edge's requests.
+/// Kiali's shares of flags and hosts for each status, in percent of the edge's requests, or of what its connections carried.
 fn responses(flow: &Flow) -> Value {
     let mut by_code: BTreeMap<String, [BTreeMap<&str, u64>; 2]> = BTreeMap::new();
     for ((code, flags, host), count) in &flow.responses {
-        let [by_flags, by_host] = by_code.entry(code.to_string()).or_default();
+        let [by_flags, by_host] = by_code.entry(code.clone()).or_default();
         *by_flags.entry(flags).or_default() += count;
         *by_host.entry(host).or_default() += count;
     }
     let shares = |counts: BTreeMap<&str, u64>| -> Map<String, Value> {
-        counts.into_iter().map(|(key, count)| (key.to_string(), json!(percent(count, flow.requests())))).collect()
+        counts.into_iter().map(|(key, count)| (key.to_string(), json!(percent(count, flow.weight())))).collect()
     };
     let all = by_code.into_iter();
     all.map(|(code, [flags, hosts])| (code, json!({ "flags": shares(flags), "hosts": shares(hosts) }))).collect()
@@ -330,7 +427,7 @@ fn rules(scene: &Scene, flow: &Flow) -> Vec<Value> {
             "key": &*via.rule,
             "cluster": &*via.cluster,
             "requests": count,
-            "percent": 100.0 * *count as f64 / flow.requests().max(1) as f64,
+            "percent": 100.0 * *count as f64 / flow.weight().max(1) as f64,
             "rule": scene.rules.get(&*via.rule),
         })
     };

@@ -1,43 +1,139 @@
-//! What the proxies counted in the last minutes: discovery asks each for its counters, as Prometheus would, and keeps
-//! what was added from one time to the next.
+//! What the proxies counted in the last minutes: what was added from one time at which they were asked to the next.
 //!
-//! Knows counters and times, and nothing of what they are shown as. A proxy that was started again begins at zero.
+//! Knows counters and times, which are handed in, and nothing of what they are shown as. A proxy that was started again begins
+//! at zero. What is kept is bounded by how many series there are, not by how long it is looked back: names are kept once, and
+//! what is older than a minute is added up.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinSet;
-use tokio::time::timeout;
-
-use crate::admin::Stats;
-use crate::client;
-use crate::discovery::Shared;
-use crate::metrics::{Counts, Labels, Sample, Via};
-use crate::node::loopback;
+use crate::metrics::{Carried, Counts, Histogram, Labels, Sample, Stats, Via};
 
 /// How often the proxies are asked.
 pub const PERIOD: Duration = Duration::from_secs(1);
-/// How long a proxy may take to answer.
-const PATIENCE: Duration = Duration::from_millis(800);
 /// How long is looked back at most.
 pub const LONGEST: Duration = Duration::from_secs(600);
+/// For how long what was added each time is kept by itself.
+const FINE: Duration = Duration::from_secs(75);
+/// How much time is put together after that.
+const COARSE: Duration = Duration::from_secs(5);
 
-/// One series of one proxy's life.
-type Key = (u32, Labels, Via);
+/// What a series is counted under, kept once: two are the same where they are in the same place.
+#[derive(Clone, Debug)]
+pub struct Series(Arc<(Labels, Via)>);
 
-/// What was added at one time.
-struct Tick {
-    at: Instant,
-    added: Vec<(Labels, Via, Counts)>,
+impl std::ops::Deref for Series {
+    type Target = (Labels, Via);
+
+    fn deref(&self) -> &(Labels, Via) {
+        &self.0
+    }
+}
+
+impl PartialEq for Series {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Series {}
+
+impl Hash for Series {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+/// What is kept of [`Counts`]: sizes only as sums.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sum {
+    /// Requests.
+    pub requests: u64,
+    /// Their durations, in milliseconds.
+    pub duration: Histogram,
+    /// The bytes of their bodies.
+    pub received: f64,
+    /// The bytes of the answers' bodies.
+    pub sent: f64,
+    /// Connections.
+    pub carried: Carried,
+}
+
+impl Sum {
+    fn of(counts: Counts) -> Self {
+        let Counts { requests, duration, received, sent, carried } = counts;
+        Sum { requests, duration, received: received.sum, sent: sent.sum, carried }
+    }
+
+    /// Takes in another.
+    pub fn add(&mut self, other: &Sum) {
+        self.requests += other.requests;
+        if !other.duration.buckets.is_empty() {
+            self.duration.add(&other.duration);
+        }
+        self.received += other.received;
+        self.sent += other.sent;
+        self.carried.add(&other.carried);
+    }
+
+    /// What came since an earlier state.
+    fn since(&self, before: &Sum) -> Sum {
+        let mut duration = self.duration.since(&before.duration);
+        let used = duration.buckets.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+        duration.buckets.truncate(used);
+        duration.buckets.shrink_to_fit();
+        Sum {
+            requests: self.requests.saturating_sub(before.requests),
+            duration,
+            received: (self.received - before.received).max(0.0),
+            sent: (self.sent - before.sent).max(0.0),
+            carried: self.carried.since(&before.carried),
+        }
+    }
+
+    /// Whether nothing has happened.
+    fn is_nothing(&self) -> bool {
+        self.requests == 0 && self.carried == Carried::default()
+    }
+}
+
+type Sums = HashMap<Series, Sum>;
+
+/// What was added in a stretch of time.
+#[derive(Clone)]
+struct Slot {
+    since: Instant,
+    until: Instant,
+    added: Sums,
+}
+
+/// One process, as it was last heard of.
+struct Life {
+    heard: Instant,
+    uptime: u64,
+    last: Sums,
 }
 
 /// The last minutes.
 pub struct History {
     born: Instant,
-    known: BTreeSet<u32>,
-    last: HashMap<Key, Counts>,
-    ticks: VecDeque<Tick>,
+    lives: HashMap<u32, Life>,
+    names: HashSet<Arc<(Labels, Via)>>,
+    /// The oldest first.
+    coarse: VecDeque<Arc<Slot>>,
+    /// What came after that, each time by itself.
+    fine: VecDeque<Arc<Slot>>,
+    /// When, all requests then, and those that failed.
+    timeline: VecDeque<(Instant, u64, u64)>,
+}
+
+/// What is kept of some time, to be added up where nobody waits for it.
+pub struct Recent {
+    seconds: f64,
+    slots: Vec<Arc<Slot>>,
+    timeline: Vec<(u64, u64)>,
 }
 
 /// What came together in some time.
@@ -45,87 +141,131 @@ pub struct Window {
     /// How long it was: never more than was looked back at.
     pub seconds: f64,
     /// What was added in it.
-    pub flows: BTreeMap<(Labels, Via), Counts>,
+    pub flows: Vec<(Series, Sum)>,
     /// All requests, and those that failed, in each period of it, the oldest first.
     pub timeline: Vec<(u64, u64)>,
 }
 
 impl History {
-    /// A history without a past.
-    pub fn new() -> Self {
-        History { born: Instant::now(), known: BTreeSet::new(), last: HashMap::new(), ticks: VecDeque::new() }
+    /// A history that begins now.
+    pub fn new(now: Instant) -> Self {
+        History {
+            born: now,
+            lives: HashMap::new(),
+            names: HashSet::new(),
+            coarse: VecDeque::new(),
+            fine: VecDeque::new(),
+            timeline: VecDeque::new(),
+        }
     }
 
-    /// Takes what the proxies, by process, say of themselves at a time.
-    fn take(&mut self, at: Instant, stats: &BTreeMap<u32, Stats>) {
-        let mut added = Vec::new();
+    /// Takes what the proxies, by process, say of themselves at a time. Whoever says nothing may do so the next time.
+    pub fn take(&mut self, at: Instant, stats: BTreeMap<u32, Stats>) {
+        let mut added = Sums::new();
         for (pid, stats) in stats {
-            // What an older proxy had counted before anybody looked was not counted just now.
-            let begun_here = Duration::from_millis(stats.uptime) < at - self.born;
-            let is_new = self.known.insert(*pid);
-            for Sample { labels, via, counts } in &stats.samples {
-                let before = self.last.insert((*pid, labels.clone(), via.clone()), counts.clone());
-                let before = before.or_else(|| (is_new && !begun_here).then(|| counts.clone()));
-                let news = counts.since(&before.unwrap_or_default());
-                if news.requests > 0 {
-                    added.push((labels.clone(), via.clone(), news));
-                }
+            self.hear(at, pid, stats, &mut added);
+        }
+        let since = self.fine.back().map_or(self.born, |before| before.until);
+        self.note(at, &added);
+        self.fine.push_back(Arc::new(Slot { since, until: at, added }));
+        self.coarsen(at);
+        self.lives.retain(|_, life| at - life.heard <= LONGEST);
+        self.names.retain(|name| Arc::strong_count(name) > 1);
+    }
+
+    fn hear(&mut self, at: Instant, pid: u32, stats: Stats, added: &mut Sums) {
+        // What an older proxy had counted before anybody looked was not counted just now.
+        let begun_here = Duration::from_millis(stats.uptime) < at - self.born;
+        let mut before = self.lives.remove(&pid).filter(|life| life.uptime <= stats.uptime);
+        let is_unheard_of = before.is_none() && !begun_here;
+        let mut last = Sums::with_capacity(stats.samples.len());
+        for Sample { labels, via, counts } in stats.samples {
+            let (series, now) = (self.name(labels, via), Sum::of(counts));
+            let news = match before.as_mut().and_then(|life| life.last.remove(&series)) {
+                Some(was) => now.since(&was),
+                None if is_unheard_of => Sum::default(),
+                None => now.since(&Sum::default()),
+            };
+            if !news.is_nothing() {
+                added.entry(series.clone()).or_default().add(&news);
+            }
+            last.insert(series, now);
+        }
+        self.lives.insert(pid, Life { heard: at, uptime: stats.uptime, last });
+    }
+
+    fn name(&mut self, labels: Labels, via: Via) -> Series {
+        let name = (labels, via);
+        if let Some(known) = self.names.get(&name) {
+            return Series(Arc::clone(known));
+        }
+        let name = Arc::new(name);
+        self.names.insert(Arc::clone(&name));
+        Series(name)
+    }
+
+    fn note(&mut self, at: Instant, added: &Sums) {
+        let (mut all, mut failed) = (0, 0);
+        for (series, sum) in added.iter().filter(|(series, _)| !series.0.0.is_second_hand()) {
+            all += sum.requests;
+            failed += if series.0.0.is_failure() { sum.requests } else { 0 };
+        }
+        self.timeline.push_back((at, all, failed));
+        while self.timeline.front().is_some_and(|(then, ..)| at - *then > LONGEST) {
+            self.timeline.pop_front();
+        }
+    }
+
+    /// Adds up what is not so new any more, and forgets what is old.
+    fn coarsen(&mut self, at: Instant) {
+        while self.fine.front().is_some_and(|slot| at - slot.until > FINE) {
+            let Some(slot) = self.fine.pop_front() else { break };
+            match self.coarse.back_mut().filter(|last| slot.until - last.since <= COARSE) {
+                Some(last) => Arc::make_mut(last).take_in(&slot),
+                None => self.coarse.push_back(slot),
             }
         }
-        self.ticks.push_back(Tick { at, added });
-        while self.ticks.front().is_some_and(|tick| at - tick.at > LONGEST) {
-            self.ticks.pop_front();
+        while self.coarse.front().is_some_and(|slot| at - slot.until > LONGEST) {
+            self.coarse.pop_front();
         }
     }
 
-    /// Forgets the processes that are gone.
-    fn keep(&mut self, pids: &[u32]) {
-        self.known.retain(|pid| pids.contains(pid));
-        self.last.retain(|(pid, ..), _| pids.contains(pid));
+    /// In how many pieces it is kept.
+    #[cfg(test)]
+    pub fn slots(&self) -> usize {
+        self.coarse.len() + self.fine.len()
     }
 
     /// What was counted in the time before now.
-    pub fn window(&self, length: Duration) -> Window {
-        let now = Instant::now();
+    pub fn recent(&self, length: Duration, now: Instant) -> Recent {
         let age = (now - self.born).clamp(PERIOD, LONGEST);
-        let (mut flows, mut timeline) = (BTreeMap::new(), Vec::new());
-        for tick in self.ticks.iter().filter(|tick| now - tick.at < length) {
-            let (mut all, mut failed) = (0, 0);
-            for (labels, via, counts) in &tick.added {
-                flows.entry((labels.clone(), via.clone())).or_insert_with(Counts::default).add(counts);
-                if labels.is_second_hand() {
-                    continue;
-                }
-                all += counts.requests;
-                failed += if labels.is_failure() { counts.requests } else { 0 };
-            }
-            timeline.push((all, failed));
+        let slots = self.coarse.iter().chain(&self.fine).filter(|slot| now - slot.until < length);
+        let timeline = self.timeline.iter().filter(|(at, ..)| now - *at < length);
+        Recent {
+            seconds: length.min(age).as_secs_f64(),
+            slots: slots.cloned().collect(),
+            timeline: timeline.map(|(_, all, failed)| (*all, *failed)).collect(),
         }
-        Window { seconds: length.min(age).as_secs_f64(), flows, timeline }
     }
 }
 
-/// Asks all proxies, again and again.
-pub async fn follow(shared: Arc<Shared>) {
-    let mut pace = tokio::time::interval(PERIOD);
-    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        pace.tick().await;
-        let proxies = shared.world().pages();
-        let stats = ask_all(&proxies).await;
-        let mut history = shared.history();
-        history.take(Instant::now(), &stats);
-        history.keep(&proxies.iter().map(|(pid, _)| *pid).collect::<Vec<_>>());
+impl Slot {
+    /// Takes in what came next.
+    fn take_in(&mut self, next: &Slot) {
+        self.until = next.until;
+        for (series, sum) in &next.added {
+            self.added.entry(series.clone()).or_default().add(sum);
+        }
     }
 }
 
-async fn ask_all(proxies: &[(u32, u16)]) -> BTreeMap<u32, Stats> {
-    let mut asked = JoinSet::new();
-    for (pid, port) in proxies.iter().copied() {
-        asked.spawn(timeout(PATIENCE, async move {
-            let answer = client::get(loopback(port), "/stats.json", &[]).await.ok()?;
-            Some((pid, serde_json::from_str(&answer.body).ok()?))
-        }));
+impl Recent {
+    /// Adds it up.
+    pub fn window(self) -> Window {
+        let mut flows = Sums::new();
+        for (series, sum) in self.slots.iter().flat_map(|slot| &slot.added) {
+            flows.entry(series.clone()).or_default().add(sum);
+        }
+        Window { seconds: self.seconds, flows: flows.into_iter().collect(), timeline: self.timeline }
     }
-    asked.join_all().await.into_iter().filter_map(|answer| answer.ok().flatten()).collect()
 }

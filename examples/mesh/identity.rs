@@ -4,9 +4,11 @@
 //! discovery knows of the token that the parent handed out. Certificates live short, and are renewed at half of their life
 //! with some jitter; where that fails, the old one goes on until it ends, and it is tried again.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use meshroute::Roll;
@@ -29,7 +31,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use crate::session::Bond;
 use crate::spiffe::Name;
 use crate::wire::{self, Discovery, MAX_LINE, Opened, Signed, Signing, Whereabouts};
-use crate::{Failure, trust};
+use crate::{Failure, metrics, trust};
 
 /// What mesh connections say they speak, so that they are told from TLS that is the application's own.
 pub const ALPN: &[u8] = b"istio";
@@ -41,6 +43,11 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// What a proxy proves itself with.
 pub struct Identity {
     current: ArcSwapOption<Current>,
+    /// How often it was to be signed, and how often that failed.
+    asked: AtomicU64,
+    failed: AtomicU64,
+    /// Until when the certificate is good, in seconds of the epoch; 0: there is none.
+    until: AtomicU64,
 }
 
 /// A certificate in use, and the TLS that follows from it.
@@ -55,7 +62,12 @@ struct Current {
 impl Identity {
     /// Nobody yet.
     pub fn new() -> Arc<Self> {
-        Arc::new(Identity { current: ArcSwapOption::empty() })
+        Arc::new(Identity {
+            current: ArcSwapOption::empty(),
+            asked: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            until: AtomicU64::new(0),
+        })
     }
 
     /// Who it is, if that is known yet.
@@ -84,6 +96,7 @@ impl Identity {
             loop {
                 match itself.renew(&bond).await {
                     Ok(lifetime) => {
+                        itself.until.store(epoch().as_secs() + lifetime.as_secs(), Ordering::Relaxed);
                         done.send_replace(true);
                         pause = Duration::from_millis(50);
                         sleep(half(lifetime)).await;
@@ -103,12 +116,35 @@ impl Identity {
         let Whereabouts { discovery, token } = bond.discovery().ok_or("nobody has said where discovery is")?;
         let key = KeyPair::generate()?;
         let request = CertificateParams::default().serialize_request(&key)?.der().to_vec();
-        let signed = timeout(PATIENCE, ask(&discovery, Signing { token, request })).await??;
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let signed = timeout(PATIENCE, ask(&discovery, Signing { token, request })).await;
+        if !matches!(signed, Ok(Ok(_))) {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        let signed = signed??;
         let chain = vec![CertificateDer::from(signed.certificate)];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let name = chain.first().and_then(name_in).ok_or("it is signed for nobody")?;
         self.current.store(Some(Arc::new(Current::new(name, chain, key, signed.roots)?)));
         Ok(Duration::from_millis(signed.lifetime))
+    }
+
+    /// How it fares, under the names that Istio's agent has for it.
+    pub fn exposition(&self) -> String {
+        let (mut text, load) = (String::new(), |count: &AtomicU64| count.load(Ordering::Relaxed));
+        let mut one = |name: &str, kind: &str, help: &str, labels: &str, value: u64| {
+            metrics::head(&mut text, name, kind, help);
+            let _ = writeln!(text, "{name}{{{labels}}} {value}");
+        };
+        let (csr, left) = ("request_type=\"csr\"", load(&self.until).saturating_sub(epoch().as_secs()));
+        let (asked, failed) = ("istio_agent_num_outgoing_requests", "istio_agent_num_failed_outgoing_requests");
+        one(asked, "counter", "How often a certificate was asked for.", csr, load(&self.asked));
+        one(failed, "counter", "How often there was none.", csr, load(&self.failed));
+        if self.name().is_some() {
+            let expiry = "istio_agent_cert_expiry_seconds";
+            one(expiry, "gauge", "For how long the certificate is good.", "resource_name=\"default\"", left);
+        }
+        text
     }
 
     /// Accepts a connection of the mesh, and says who is at the other end.
@@ -137,6 +173,11 @@ impl Identity {
         let server = sni.and_then(|sni| ServerName::try_from(sni.to_string()).ok()).unwrap_or(nobody);
         timeout(PATIENCE, connector.connect(server, stream)).await.ok()?.ok()
     }
+}
+
+/// The time since the epoch.
+fn epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Half of a lifetime, give or take a tenth, so that those who started together don't renew together.

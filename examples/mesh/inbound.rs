@@ -13,7 +13,7 @@ use hyper::{HeaderMap, Method, Request, Response, Version};
 use meshroute::Roll;
 use meshroute::authorize::{Call, MutualTls};
 use meshroute::limit::{Spot, Stage};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -24,6 +24,7 @@ use crate::dial;
 use crate::forward::{deliver, outgoing};
 use crate::message::{self, CLIENT_CERT, Ends, PEER_METADATA};
 use crate::opening::{self, Opening};
+use crate::passage::Passage;
 use crate::pool::{Body, Tongue};
 use crate::question;
 use crate::record::Record;
@@ -63,7 +64,7 @@ impl Caller {
             *said = Some((value.clone(), serde_json::from_slice(value.as_bytes()).ok().map(Arc::new)));
         }
         let (_, workload) = said.as_ref()?;
-        workload.clone().filter(|workload| workload.namespace == name.namespace())
+        workload.clone().filter(|workload| workload.namespace == name.namespace() && workload.is_plausible())
     }
 
     /// What the pod is told of who asks.
@@ -101,14 +102,17 @@ pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: Socke
         // The mesh's own encryption ends here; any other is the program's.
         (Opening::Tls { mesh: true, .. }, MutualTls::Permissive | MutualTls::Strict) => {
             let Some((mut stream, name)) = station.identity.accept(opening::rewound(begun, stream)).await else {
-                return station.note(&format!("inbound {port} \"TLS\" - DC - (no such certificate is taken)"));
+                let passage = station.passage(Some(ends), opening.hello().and_then(|hello| hello.sni));
+                return passage.without_handshake("no such certificate is taken");
             };
             let caller = Caller::new(Some(name), port, ends);
             let (opening, begun) = opening::hear(&mut stream).await;
             converse(station, config, caller, opening, opening::rewound(begun, stream)).await;
         }
         (_, MutualTls::Strict) => {
-            station.note(&format!("inbound {port} \"TCP\" - DC - (mutual TLS is required)"));
+            let mut passage = station.passage(Some(ends), opening.hello().and_then(|hello| hello.sni));
+            passage.counts = false;
+            passage.refused("NR", "filter_chain_not_found");
         }
         _ => converse(station, config, Caller::new(None, port, ends), opening, opening::rewound(begun, stream)).await,
     }
@@ -123,7 +127,7 @@ async fn first(station: &Station, port: u16) -> Option<Arc<Config>> {
 }
 
 /// Goes on with a connection whose other end is known as far as it can be.
-async fn converse<S>(station: Arc<Station>, config: Arc<Config>, caller: Caller, opening: Opening, mut stream: S)
+async fn converse<S>(station: Arc<Station>, config: Arc<Config>, caller: Caller, opening: Opening, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -136,19 +140,44 @@ where
     let principal = caller.name.as_ref().map(Name::principal);
     let mut call = Call::new(caller.port).principal(principal).source(caller.ends.remote.ip());
     call.sni = opening.hello().and_then(|hello| hello.sni);
+    let mut passage = passage(&station, &config, &caller, &entrance, call.sni);
     let ruling = config.guard.judge(&call);
     if !ruling.is_allowed() {
-        return station.note(&format!("inbound {} \"TCP\" - - {ruling}", caller.port));
+        return passage.closed(ruling.to_string());
     }
-    if let Ok(mut server) = dial::home(entrance.inbound.socket).await {
-        let _ = copy_bidirectional(&mut stream, &mut server).await;
-        let _ = server.shutdown().await;
+    match dial::home(entrance.inbound.socket).await {
+        Ok(server) => {
+            passage.upstream_local = server.local_addr().ok();
+            passage.carry(stream, server).await;
+        }
+        Err(_) => passage.refused("UF", ""),
     }
+}
+
+/// Puts down whose connection it is, and to whom. Which workload it is, nobody says there: in a pod's own network the address
+/// does, and what is proved is the namespace.
+fn passage(station: &Station, config: &Config, caller: &Caller, entrance: &Entrance, sni: Option<&str>) -> Passage {
+    let mut passage = station.passage(Some(caller.ends), sni);
+    passage.reporter = "destination";
+    passage.via.cluster = Arc::clone(&entrance.cluster.name);
+    passage.upstream = Some(entrance.inbound.socket.to_string());
+    passage.destination = Arc::clone(&config.own);
+    passage.service = Arc::clone(&entrance.service);
+    passage.security = "none";
+    let Some(name) = &caller.name else { return passage };
+    passage.security = "mutual_tls";
+    passage.caller = Some(name.clone());
+    passage.source_principal = Some(name.clone());
+    passage.destination_principal = station.identity.name();
+    let known = config.workload_at(caller.ends.remote.ip()).filter(|known| known.namespace == name.namespace());
+    passage.source = known.unwrap_or_else(|| Workload::of_namespace(name.namespace()));
+    passage
 }
 
 async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(caller.ends);
+    caller.name.clone().map(|name| parts.extensions.insert(name));
     let mut record = Record::begin(&station.telemetry, &mut parts);
     let upgrade = parts.extensions.remove();
     let config = station.config.borrow().clone();

@@ -16,8 +16,11 @@ use crate::workload::{Service, UNKNOWN, Workload};
 pub const BOUNDS: [f64; 19] =
     [0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6];
 
-/// The most series that are kept. Clients choose hosts, and must not be able to fill the memory with them.
-const MAX_SERIES: usize = 4096;
+/// The most series that are kept. Clients choose hosts, backends choose statuses and callers say who they are: none of them
+/// must be able to fill the memory with that. What is too much is counted all the same, under labels of which there are few.
+pub const MAX_SERIES: usize = 4096;
+/// What a connection that is carried as a whole has for a protocol.
+pub const TCP: &str = "tcp";
 
 /// What a request is counted under. Every label is always there; what is not known is `unknown`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,7 +37,7 @@ pub struct Labels {
     pub destination: Arc<Workload>,
     /// Who was asked for.
     pub service: Arc<Service>,
-    /// `http` or `grpc`.
+    /// `http`, `grpc` or `tcp`.
     pub protocol: Word,
     /// The status; 0: none was sent.
     pub code: u16,
@@ -57,14 +60,42 @@ impl Hash for Labels {
 }
 
 impl Labels {
-    /// Whether nobody answered, or with an error of the server's.
+    /// Whether nobody answered, or with an error of the server's; with gRPC, with any error.
     pub fn is_failure(&self) -> bool {
-        self.code == 0 || self.code >= 500
+        self.code == 0 || self.code >= 500 || !matches!(&*self.grpc, "" | "0")
     }
 
-    /// Whether the caller's own proxy tells of the same requests.
+    /// Whether the caller's own proxy tells of the same: it is known who asks. Connections don't say it; those of the mesh prove
+    /// at least that they have a proxy.
     pub fn is_second_hand(&self) -> bool {
-        self.reporter == "destination" && self.source.name != UNKNOWN
+        self.reporter == "destination"
+            && (self.source.name != UNKNOWN || self.is_tcp() && self.security == "mutual_tls")
+    }
+
+    /// Whether it is of connections, which have no answers.
+    pub fn is_tcp(&self) -> bool {
+        self.protocol == TCP
+    }
+
+    /// The labels of all that is one series too many: of each there are a few values.
+    fn overflowed(&self) -> Self {
+        let known = |word: &Word, words: &[&'static str]| {
+            let known = words.iter().find(|known| *word == **known);
+            Word::Borrowed(known.copied().unwrap_or(UNKNOWN))
+        };
+        Labels {
+            reporter: known(&self.reporter, &["source", "destination"]),
+            source_principal: UNKNOWN.into(),
+            destination_principal: UNKNOWN.into(),
+            source: Workload::unknown(),
+            destination: Workload::unknown(),
+            service: Service::unknown(),
+            protocol: known(&self.protocol, &["http", "grpc", TCP]),
+            code: if self.code < 600 { self.code / 100 * 100 } else { 0 },
+            grpc: Word::default(),
+            flags: "-".into(),
+            security: UNKNOWN.into(),
+        }
     }
 
     /// Istio's names and their values, in Istio's order.
@@ -95,8 +126,10 @@ impl Labels {
         push("destination_service_namespace", &service.namespace);
         push("destination_cluster", cluster);
         push("request_protocol", &self.protocol);
-        push("response_code", &self.code.to_string());
-        push("grpc_response_status", &self.grpc);
+        if !self.is_tcp() {
+            push("response_code", &self.code.to_string());
+            push("grpc_response_status", &self.grpc);
+        }
         push("response_flags", &self.flags);
         push("connection_security_policy", &self.security);
         pairs
@@ -171,6 +204,39 @@ impl Histogram {
     }
 }
 
+/// What is counted of connections that are carried as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Connections that began.
+    pub opened: u64,
+    /// Connections that ended.
+    pub closed: u64,
+    /// The bytes that whoever called has sent: Istio's `istio_tcp_received_bytes_total`.
+    pub received: u64,
+    /// The bytes that were sent to whoever called: Istio's `istio_tcp_sent_bytes_total`.
+    pub sent: u64,
+}
+
+impl Carried {
+    /// Takes in another's.
+    pub fn add(&mut self, other: &Carried) {
+        self.opened += other.opened;
+        self.closed += other.closed;
+        self.received += other.received;
+        self.sent += other.sent;
+    }
+
+    /// What came since an earlier state.
+    pub fn since(&self, before: &Carried) -> Carried {
+        Carried {
+            opened: self.opened.saturating_sub(before.opened),
+            closed: self.closed.saturating_sub(before.closed),
+            received: self.received.saturating_sub(before.received),
+            sent: self.sent.saturating_sub(before.sent),
+        }
+    }
+}
+
 /// What is counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
@@ -182,6 +248,9 @@ pub struct Counts {
     pub received: Histogram,
     /// The sizes of the answers' bodies.
     pub sent: Histogram,
+    /// Connections, where it is they that are counted.
+    #[serde(default)]
+    pub carried: Carried,
 }
 
 impl Counts {
@@ -191,16 +260,7 @@ impl Counts {
         self.duration.add(&other.duration);
         self.received.add(&other.received);
         self.sent.add(&other.sent);
-    }
-
-    /// What came since an earlier state.
-    pub fn since(&self, before: &Counts) -> Counts {
-        Counts {
-            requests: self.requests.saturating_sub(before.requests),
-            duration: self.duration.since(&before.duration),
-            received: self.received.since(&before.received),
-            sent: self.sent.since(&before.sent),
-        }
+        self.carried.add(&other.carried);
     }
 }
 
@@ -225,6 +285,15 @@ pub struct Sample {
     pub counts: Counts,
 }
 
+/// All counters of a proxy, as discovery asks for them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stats {
+    /// How long it has run, in milliseconds.
+    pub uptime: u64,
+    /// The series.
+    pub samples: Vec<Sample>,
+}
+
 /// All that a proxy counts.
 #[derive(Default)]
 pub struct Metrics {
@@ -233,17 +302,19 @@ pub struct Metrics {
 
 impl Metrics {
     /// Counts a request.
-    pub fn observe(&self, mut labels: Labels, mut via: Via, seen: &Observation) {
+    pub fn observe(&self, labels: Labels, via: Via, seen: &Observation) {
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        if series.len() >= MAX_SERIES && !series.contains_key(&(labels.clone(), via.clone())) {
-            labels.service = Service::unknown();
-            via = Via::default();
-        }
-        let counts = series.entry((labels, via)).or_default();
+        let counts = one(&mut series, labels, via);
         counts.requests += 1;
         counts.duration.observe(seen.duration);
         counts.received.observe(seen.received as f64);
         counts.sent.observe(seen.sent as f64);
+    }
+
+    /// Counts what has become of a connection since it was last told of.
+    pub fn carry(&self, labels: Labels, via: Via, seen: &Carried) {
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        one(&mut series, labels, via).carried.add(seen);
     }
 
     /// All series.
@@ -266,21 +337,54 @@ impl Metrics {
         for sample in self.samples() {
             by_labels.entry(sample.labels).or_default().add(&sample.counts);
         }
-        let series: Vec<(String, Counts)> =
-            by_labels.into_iter().map(|(labels, counts)| (labels.written(), counts)).collect();
+        let (connections, requests): (Vec<_>, Vec<_>) = by_labels
+            .into_iter()
+            .map(|(labels, counts)| (labels.is_tcp(), labels.written(), counts))
+            .partition(|(is_tcp, ..)| *is_tcp);
         let mut text = build("proxy");
         head(&mut text, "istio_requests_total", "counter", "Requests that were handled.");
-        for (labels, counts) in &series {
+        for (_, labels, counts) in &requests {
             let _ = writeln!(text, "istio_requests_total{{{labels}}} {}", counts.requests);
         }
         let mut push = |name, help, histogram: fn(&Counts) -> &Histogram| {
             head(&mut text, name, "histogram", help);
-            series.iter().for_each(|(labels, counts)| push_histogram(&mut text, name, labels, histogram(counts)));
+            requests.iter().for_each(|(_, labels, counts)| push_histogram(&mut text, name, labels, histogram(counts)));
         };
         push("istio_request_duration_milliseconds", "How long requests took.", |counts| &counts.duration);
         push("istio_request_bytes", "Sizes of requests' bodies.", |counts| &counts.received);
         push("istio_response_bytes", "Sizes of answers' bodies.", |counts| &counts.sent);
+        let mut push = |name, help, value: fn(&Carried) -> u64| {
+            head(&mut text, name, "counter", help);
+            for (_, labels, counts) in &connections {
+                let _ = writeln!(text, "{name}{{{labels}}} {}", value(&counts.carried));
+            }
+        };
+        // Istio names them as whoever answers sees it: sent is what the caller gets (istio/istio#32399).
+        push("istio_tcp_sent_bytes_total", "Bytes that went back to callers.", |carried| carried.sent);
+        push("istio_tcp_received_bytes_total", "Bytes that came from callers.", |carried| carried.received);
+        push("istio_tcp_connections_opened_total", "Connections that began.", |carried| carried.opened);
+        push("istio_tcp_connections_closed_total", "Connections that ended.", |carried| carried.closed);
         text
+    }
+}
+
+/// The series to count under, or the one that stands for all that are too many.
+fn one(series: &mut HashMap<(Labels, Via), Counts>, labels: Labels, via: Via) -> &mut Counts {
+    let mut key = (labels, via);
+    if series.len() >= MAX_SERIES && !series.contains_key(&key) {
+        key = (key.0.overflowed(), Via::default());
+    }
+    series.entry(key).or_default()
+}
+
+/// gRPC's status as a label: one of its seventeen codes. What is none of them means `UNKNOWN` to a client too (gRPC, "Status
+/// codes and their use"); empty: none was sent.
+pub fn grpc_status(sent: &str) -> &'static str {
+    const CODES: [&str; 17] =
+        ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];
+    match sent {
+        "" => "",
+        sent => CODES.into_iter().find(|code| *code == sent).unwrap_or("2"),
     }
 }
 

@@ -20,8 +20,9 @@ use tracing::Span;
 use crate::Failure;
 use crate::access_log::Encoding;
 use crate::args::Args;
+use crate::credentials::Secured;
 use crate::message::{Ends, Late};
-use crate::metrics::{Labels, Metrics, Observation, Via, Word};
+use crate::metrics::{Labels, Metrics, Observation, Via, Word, grpc_status};
 use crate::pool::Body;
 use crate::spans;
 use crate::spiffe::Name;
@@ -95,6 +96,12 @@ pub struct Record {
     pub reporter: &'static str,
     /// How the request came: `mutual_tls`, `none`, or `unknown` to a caller's proxy, as Istio has it.
     pub security: &'static str,
+    /// The server's name that the client said where its encryption ended here; `None`: it said none, or there was none.
+    pub sni: Option<String>,
+    /// Who is at the client's end, as they have proved to this proxy; `None`: nobody.
+    pub caller: Option<Name>,
+    /// Whether what came is a tunnel, of whose contents is told by itself.
+    pub is_tunnel: bool,
     /// Who asked has proved to be this; `None`: nobody.
     pub source_principal: Option<Name>,
     /// Who answered has proved to be this; `None`: nobody.
@@ -144,6 +151,9 @@ impl Record {
             reason: Arc::default(),
             reporter: "source",
             security: UNKNOWN,
+            sni: parts.extensions.get::<Secured>().and_then(|Secured(name)| name.clone()),
+            caller: parts.extensions.get::<Name>().cloned(),
+            is_tunnel: false,
             source_principal: None,
             destination_principal: None,
             source: Arc::clone(&unknown),
@@ -194,7 +204,7 @@ impl Record {
             service: Arc::clone(&self.service),
             protocol: if self.is_grpc { "grpc".into() } else { "http".into() },
             code: self.status,
-            grpc: if self.is_grpc { self.grpc.to_string().into() } else { Word::default() },
+            grpc: if self.is_grpc { grpc_status(&self.grpc).into() } else { Word::default() },
             flags: if self.flags.is_empty() { "-".into() } else { self.flags.clone().into() },
             security: self.security.into(),
         }
@@ -220,7 +230,9 @@ impl Drop for Record {
         }
         let seen =
             Observation { duration: self.duration().as_secs_f64() * 1e3, received: self.received(), sent: self.sent };
-        self.telemetry.metrics.observe(self.labels(), self.via.clone(), &seen);
+        if !self.is_tunnel {
+            self.telemetry.metrics.observe(self.labels(), self.via.clone(), &seen);
+        }
         spans::close(&self.span, self);
         self.telemetry.encoding.tell(self);
     }
@@ -308,7 +320,8 @@ pub fn details(flags: &str) -> &'static str {
     }
 }
 
-fn or_unknown(name: Option<&Name>) -> Arc<str> {
+/// A name as a label.
+pub fn or_unknown(name: Option<&Name>) -> Arc<str> {
     static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| UNKNOWN.into());
     name.map_or_else(|| Arc::clone(&NOBODY), Name::uri)
 }

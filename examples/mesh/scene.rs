@@ -6,13 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use meshroute::model::Service as ServiceResource;
-use meshroute::plan::{Action, Cluster, Condition, Forward, HeaderMatch, PathMatch, Route, Target, ValueMatch};
+use meshroute::plan::{
+    Action, Chain, Cluster, Condition, Destination, Forward, HeaderMatch, Origin, PathMatch, Route, Target, ValueMatch,
+};
 use meshroute::{Diagnostic, Plan, ResourceRef, Severity, Viewpoint, host_of};
 use serde::Serialize;
 
 use crate::wire::Part;
 use crate::workload::{Service, Workload};
-use crate::world::{World, rule_key, selects, viewpoint};
+use crate::world::{World, is_gateway, rule_key, selects, viewpoint};
 
 /// A rule in words.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -29,6 +31,20 @@ pub struct Rule {
     pub then: Vec<(String, u32)>,
     #[serde(skip)]
     resources: BTreeSet<String>,
+}
+
+impl Rule {
+    /// What it is called, where it stands, and where it sends to.
+    fn written(origin: &Origin, clusters: &[(&Cluster, u32)], world: &World) -> Self {
+        let refs = [&origin.resource, &origin.written_in];
+        Rule {
+            name: format!("rule {} of {}", u64::from(origin.rule) + 1, origin.written_in),
+            place: world.place_of(&origin.written_in, &origin.field).unwrap_or_default(),
+            then: clusters.iter().map(|(cluster, weight)| (cluster.name.to_string(), *weight)).collect(),
+            resources: refs.into_iter().map(ToString::to_string).collect(),
+            ..Rule::default()
+        }
+    }
 }
 
 /// A service, and what holds for requests to it.
@@ -55,7 +71,7 @@ pub struct WorkloadScene {
     pub labels: BTreeMap<String, String>,
     /// Each pod, and whether it is ready.
     pub pods: Vec<(String, bool)>,
-    /// Where callers from outside come in.
+    /// Where callers from outside come in, or what goes outside goes out.
     pub is_gateway: bool,
 }
 
@@ -79,11 +95,12 @@ impl Scene {
     pub fn of(world: &World, findings: &[Diagnostic]) -> Self {
         let mut scene = Scene { version: world.version, ..Scene::default() };
         for (pod, ready) in world.pods() {
-            scene.add_pod(world.workload(pod), &pod.metadata.labels, &pod.metadata.name, ready);
+            let door = is_gateway(pod);
+            scene.add_pod(world.workload(pod), &pod.metadata.labels, (&pod.metadata.name, ready), door);
         }
         for subscriber in world.subscribers.values() {
             if let Part::Gateway { namespace, labels, pod: None } = &subscriber.part {
-                scene.add_pod(Workload::gateway(namespace, labels), labels, "gateway", true);
+                scene.add_pod(Workload::gateway(namespace, labels), labels, ("gateway", true), true);
             }
         }
         for service in world.every_service() {
@@ -99,9 +116,14 @@ impl Scene {
         scene
     }
 
-    fn add_pod(&mut self, workload: Workload, labels: &BTreeMap<String, String>, pod: &str, ready: bool) {
+    fn add_pod(
+        &mut self,
+        workload: Workload,
+        labels: &BTreeMap<String, String>,
+        (pod, ready): (&str, bool),
+        is_gateway: bool,
+    ) {
         let key = (workload.namespace.clone(), workload.name.clone());
-        let is_gateway = pod == "gateway";
         let labels = labels.clone();
         let entry = self.workloads.entry(key);
         let known = entry.or_insert(WorkloadScene { workload, labels, pods: Vec::new(), is_gateway });
@@ -118,14 +140,38 @@ impl Scene {
     }
 
     fn add_plan(&mut self, plan: &Plan, world: &World) {
-        let chains = plan.listeners.iter().flat_map(|listener| &listener.chains);
-        let tables = chains.filter_map(|chain| match &chain.target {
-            Target::Http(table) => Some(table),
-            Target::Tcp { .. } => None,
-        });
-        for host in tables.flat_map(|table| &table.hosts) {
-            for route in host.routes.iter() {
-                self.add_route(plan, host_of(&host.name), route, world);
+        for listener in plan.listeners.iter() {
+            listener.chains.iter().for_each(|chain| self.add_chain(plan, listener.port, chain, world));
+        }
+    }
+
+    fn add_chain(&mut self, plan: &Plan, port: u16, chain: &Chain, world: &World) {
+        match &chain.target {
+            Target::Http(table) => {
+                let routes = table.hosts.iter().flat_map(|host| host.routes.iter().map(move |route| (host, route)));
+                routes.for_each(|(host, route)| self.add_route(plan, host_of(&host.name), route, world));
+            }
+            Target::Tcp { destinations, origin } => {
+                let rule = origin.as_ref().map(|origin| (origin, whole(port, chain)));
+                self.add_passage(&known(plan, destinations), rule, world);
+            }
+        }
+    }
+
+    /// Adds a rule for connections as a whole; a service's own default is none.
+    fn add_passage(&mut self, clusters: &[(&Cluster, u32)], rule: Option<(&Origin, String)>, world: &World) {
+        for (cluster, _) in clusters {
+            let Service { namespace, name, .. } = Service::of_host(&cluster.host);
+            let Some(scene) = self.services.get_mut(&(namespace, name)) else { continue };
+            scene.resources.extend(cluster.rule.as_ref().map(ToString::to_string));
+            let Some((origin, when)) = &rule else { continue };
+            let key = rule_key(&origin.written_in, &origin.field);
+            let new = || Rule { when: when.clone(), ..Rule::written(origin, clusters, world) };
+            let known = self.rules.entry(key.clone()).or_insert_with(new);
+            scene.resources.extend(known.resources.iter().cloned());
+            scene.marks.extend((clusters.len() > 1).then_some("shifting"));
+            if !scene.rules.contains(&key) {
+                scene.rules.push(key);
             }
         }
     }
@@ -194,8 +240,19 @@ fn forward(route: &Route) -> Option<&Forward> {
 
 fn clusters<'a>(plan: &'a Plan, route: &Route) -> Vec<(&'a Cluster, u32)> {
     let destinations = forward(route).map(|forward| forward.destinations.as_slice()).unwrap_or_default();
+    known(plan, destinations)
+}
+
+fn known<'a>(plan: &'a Plan, destinations: &[Destination]) -> Vec<(&'a Cluster, u32)> {
     let cluster = |at: u32| plan.clusters.get(at as usize).map(|cluster| &**cluster);
     destinations.iter().filter_map(|one| Some((cluster(one.cluster)?, one.weight))).collect()
+}
+
+/// Which connections a chain takes, in words.
+fn whole(port: u16, chain: &Chain) -> String {
+    let names: Vec<String> = chain.server_names.iter().map(ToString::to_string).collect();
+    let named = if names.is_empty() { String::new() } else { format!(" for {}", names.join(", ")) };
+    format!("a connection goes to port {port}{named}")
 }
 
 fn marks(route: &Route, destinations: usize) -> impl Iterator<Item = &'static str> {
@@ -212,15 +269,7 @@ fn marks(route: &Route, destinations: usize) -> impl Iterator<Item = &'static st
 
 fn rule(route: &Route, clusters: &[(&Cluster, u32)], world: &World) -> Rule {
     let Some(origin) = &route.origin else { return Rule::default() };
-    let refs = [&origin.resource, &origin.written_in];
-    Rule {
-        name: format!("rule {} of {}", u64::from(origin.rule) + 1, origin.written_in),
-        place: world.place_of(&origin.written_in, &origin.field).unwrap_or_default(),
-        when: when(&route.condition),
-        also: also(route),
-        then: clusters.iter().map(|(cluster, weight)| (cluster.name.to_string(), *weight)).collect(),
-        resources: refs.into_iter().map(ToString::to_string).collect(),
-    }
+    Rule { when: when(&route.condition), also: also(route), ..Rule::written(origin, clusters, world) }
 }
 
 fn also(route: &Route) -> Vec<String> {

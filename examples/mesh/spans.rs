@@ -22,7 +22,10 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Whose spans are written.
 const TARGET: &str = "mesh::request";
 /// Fields that have a place of their own in a span; all others are attributes.
-const OWN: [&str; 5] = ["trace_id", "span_id", "parent_id", "title", "service.name"];
+const OWN: [&str; 6] = ["trace_id", "span_id", "parent_id", "title", "kind", "service.name"];
+/// OTLP's numbers: of who is asked, and of who asks.
+const SERVER: u8 = 2;
+const CLIENT: u8 = 3;
 
 /// Writes spans to `--spans FILE` from now on, if that is asked for.
 pub fn begin(args: &Args) -> Result<(), String> {
@@ -91,6 +94,7 @@ pub fn open(headers: &mut HeaderMap) -> Span {
         span_id = own,
         parent_id = before,
         title = Empty,
+        kind = Empty,
         service.name = Empty,
         http.request.method = Empty,
         http.response.status_code = Empty,
@@ -110,7 +114,11 @@ pub fn close(span: &Span, record: &Record) {
         return;
     }
     span.record("title", format!("{}/*", record.service.host));
-    let own = if record.reporter == "destination" { &record.destination } else { &record.source };
+    let (kind, own) = match record.reporter {
+        "destination" => (SERVER, &record.destination),
+        _ => (CLIENT, &record.source),
+    };
+    span.record("kind", kind);
     span.record("service.name", format!("{}.{}", own.service, own.namespace));
     span.record("http.request.method", record.method.as_str());
     span.record("http.response.status_code", record.status);
@@ -202,8 +210,8 @@ fn written(open: &Open) -> Value {
         "spanId": field("span_id"),
         "parentSpanId": field("parent_id"),
         "name": field("title"),
-        // SPAN_KIND_CLIENT; STATUS_CODE_ERROR or STATUS_CODE_UNSET.
-        "kind": 3,
+        "kind": field("kind").parse().unwrap_or(CLIENT),
+        // STATUS_CODE_ERROR or STATUS_CODE_UNSET.
         "status": { "code": if failed { 2 } else { 0 } },
         "startTimeUnixNano": nanos(open.since),
         "endTimeUnixNano": nanos(SystemTime::now()),

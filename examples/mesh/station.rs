@@ -19,7 +19,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::access_log;
 use crate::admission::{self, Admission};
 use crate::ads::{Set, Sets, Type};
 use crate::answer::{Answer, reason};
@@ -29,6 +28,7 @@ use crate::forward::{Trip, outgoing};
 use crate::identity::Identity;
 use crate::message::{self, Ends};
 use crate::opening::{self, Opening};
+use crate::passage::Passage;
 use crate::pool::{Body, Tongue};
 use crate::portions;
 use crate::question::{Door, Question, asked, question};
@@ -135,9 +135,8 @@ impl Station {
             {
                 let stream = opening::rewound(begun, stream);
                 let Some((mut stream, from)) = self.identity.accept(stream).await else {
-                    return self.note(&format!("*:{port} \"TLS\" - DC - (no such certificate is taken)"));
+                    return self.passage(ends, name.as_deref()).without_handshake("no such certificate is taken");
                 };
-                self.note(&format!("*:{port} \"TLS\" - - {from}"));
                 let (inside, begun) = opening::hear(&mut stream).await;
                 let caller = Caller { peer, ends, name: Some(from), secured: Some(Secured(name.clone())) };
                 return self.enter(&config, port, caller, inside, begun, stream).await;
@@ -147,7 +146,7 @@ impl Station {
             {
                 let stream = opening::rewound(begun, stream);
                 let Some(mut stream) = self.credentials.accept(port, name.as_deref(), stream).await else {
-                    return self.note(&format!("*:{port} \"TLS\" - DC - (no handshake for {name:?})"));
+                    return self.passage(ends, name.as_deref()).without_handshake("no handshake");
                 };
                 let (inside, begun) = opening::hear(&mut stream).await;
                 let caller = Caller { peer, ends, name: None, secured: Some(Secured(name.clone())) };
@@ -180,11 +179,14 @@ impl Station {
             let principal = caller.name.as_ref().map(Name::principal);
             let mut call = Call::new(port).principal(principal).source(caller.peer.ip());
             call.sni = connection.tls.and_then(|hello| hello.sni);
+            let mut passage = self.passage(caller.ends, call.sni);
+            passage.source = Arc::clone(&config.own);
+            passage.caller.clone_from(&caller.name);
             let ruling = config.guard.judge(&call);
             if !ruling.is_allowed() {
-                return self.note(&format!("*:{port} \"TCP\" - - {ruling}"));
+                return passage.closed(ruling.to_string());
             }
-            return tunnel::carry(&self, config, &connection, &format!("*:{port}"), begun, stream).await;
+            return tunnel::carry(&self, config, (&connection, None), begun, stream, passage).await;
         }
         if matches!(opening, Opening::One | Opening::Two) {
             let answering = self.answering(Door::Gateway(port), caller);
@@ -214,7 +216,11 @@ impl Station {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send {
         let (mut parts, body) = request.into_parts();
-        let record = Record::begin(&self.telemetry, &mut parts);
+        let mut record = Record::begin(&self.telemetry, &mut parts);
+        // Whatever becomes of it, and be it nonsense: who sends it is known.
+        if let Some(config) = &*self.config.borrow() {
+            record.source = Arc::clone(&config.own);
+        }
         self.settle(door, peer, parts, body, record)
     }
 
@@ -228,7 +234,9 @@ impl Station {
     ) -> Response<Body> {
         let upgrade = parts.extensions.remove();
         let mut answer = if parts.method == Method::CONNECT {
-            self.open_tunnel(&parts, door, peer, upgrade)
+            let answer = self.open_tunnel(&parts, door, peer, upgrade);
+            record.is_tunnel = answer.response.status().is_success();
+            answer
         } else {
             let mut answer = self.ask(door, peer, &parts, body, &mut record).await;
             tunnel::splice(upgrade, &mut answer.response);
@@ -256,7 +264,7 @@ impl Station {
             let asked = asked(&config, door, &question, parts);
             let decision = config.router.decide(&asked, &roll);
             let told = config.told(&decision);
-            note(&config, told.as_deref(), door, &question, &decision, record);
+            note(told.as_deref(), door, &question, &decision, record);
             let refused = match door {
                 Door::Gateway(port) => self.refuse(&config, (port, peer), &decision, (&asked, parts), &roll, record),
                 _ => None,
@@ -294,6 +302,7 @@ impl Station {
                     record.upstream_time = Some(set_out.elapsed());
                     record.destination = config.workload(endpoint);
                     let peer = decision.cluster().and_then(|cluster| config.peer(cluster, endpoint.socket()?));
+                    let peer = peer.filter(|_| answer.was_met());
                     if let (Some(peer), Some(own)) = (peer, self.identity.name()) {
                         record.source_principal = Some(own);
                         record.destination_principal = Some(peer.clone());
@@ -369,15 +378,16 @@ impl Station {
         if self.config.borrow().is_none() {
             return Answer::refused(503, "no configuration yet");
         }
-        tokio::spawn(tunnel::dig(Arc::clone(self), upgrade, host, port, peer));
+        let ends = parts.extensions.get::<Ends>().copied();
+        tokio::spawn(tunnel::dig(Arc::clone(self), upgrade, (host, port), (peer, ends)));
         let mut answer = Answer::made_here(200, "", "").because("a tunnel");
         *answer.response.status_mut() = StatusCode::OK;
         answer
     }
 
-    /// A line of the access log for what is no request.
-    pub fn note(&self, line: &str) {
-        access_log::write(line);
+    /// What is to be noted of a connection that may be carried as a whole.
+    pub fn passage(&self, ends: Option<Ends>, sni: Option<&str>) -> Passage {
+        Passage::begin(&self.telemetry, ends, sni)
     }
 }
 
@@ -389,15 +399,7 @@ fn spot<'a>(port: u16, decision: &Decision<'a>, parts: &Parts) -> Spot<'a> {
 }
 
 /// Puts down what was decided for a request.
-fn note(
-    config: &Config,
-    told: Option<&Told>,
-    door: Door,
-    question: &Question,
-    decision: &Decision<'_>,
-    record: &mut Record,
-) {
-    record.source = Arc::clone(&config.own);
+fn note(told: Option<&Told>, door: Door, question: &Question, decision: &Decision<'_>, record: &mut Record) {
     if let Some(route) = decision.route {
         record.route = Arc::clone(&route.name);
     }
@@ -423,7 +425,8 @@ fn note(
             record.route = "allow_any".into();
             nobodys("PassthroughCluster")
         }
-        (None, None, _) if matches!(door, Door::Gateway(_)) => nobodys(UNKNOWN),
+        // Istio's gateways do not make a label of what any client says (`disable_host_header_fallback`).
+        (None, None, _) if matches!(door, Door::Gateway(_)) => Service::nobodys(UNKNOWN, UNKNOWN),
         _ => nobodys("BlackHoleCluster"),
     };
     record.service = Arc::new(service);

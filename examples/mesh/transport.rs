@@ -82,11 +82,30 @@ impl Way {
         tongue: Option<Tongue>,
         patience: Duration,
     ) -> Result<Box<dyn Io>, String> {
-        timeout(patience, self.connect(identity, tongue)).await.unwrap_or_else(|_| Err(String::new()))
+        self.open_from(identity, tongue, patience).await.map(|(stream, _)| stream)
     }
 
-    async fn connect(&self, identity: &Identity, tongue: Option<Tongue>) -> Result<Box<dyn Io>, String> {
-        let stream = self.dial().await.map_err(|_| String::new())?;
+    /// The same with this side's socket.
+    pub async fn open_from(
+        &self,
+        identity: &Identity,
+        tongue: Option<Tongue>,
+        patience: Duration,
+    ) -> Result<(Box<dyn Io>, Option<SocketAddr>), String> {
+        let opening = async {
+            let stream = self.dial().await.map_err(|_| String::new())?;
+            let local = stream.local_addr().ok();
+            Ok((self.secured(stream, identity, tongue).await?, local))
+        };
+        timeout(patience, opening).await.unwrap_or_else(|_| Err(String::new()))
+    }
+
+    async fn secured(
+        &self,
+        stream: TcpStream,
+        identity: &Identity,
+        tongue: Option<Tongue>,
+    ) -> Result<Box<dyn Io>, String> {
         let _ = stream.set_nodelay(true);
         if let Some(peer) = &self.peer {
             let secured = identity.secure(stream, peer, self.sni.as_deref()).await;

@@ -3,7 +3,7 @@
 //! Of a tunnel only the beginning is looked at: what speaks HTTP is served as HTTP, request by request; all else goes on
 //! as a whole to where the router says.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,18 +12,21 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use meshroute::balance::Ask;
-use meshroute::plan::Cluster;
-use meshroute::{Connection, Outcome, Request, Roll};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
+use meshroute::plan::{Cluster, Unmatched};
+use meshroute::{Connection, Decision, Outcome, Request, Roll};
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 
 use crate::config::Config;
 use crate::message::{self, Ends};
 use crate::opening::{self, Opening};
+use crate::passage::Passage;
 use crate::pool::Body;
 use crate::question::{Door, ip};
 use crate::station::Station;
 use crate::transport::{Io, Way};
 use crate::upstream::{Held, Upstream, What, now};
+use crate::workload::{Service, UNKNOWN};
+use crate::world::rule_key;
 
 /// How long the other side may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,9 +47,14 @@ pub fn splice(client: Option<OnUpgrade>, response: &mut Response<Body>) {
 }
 
 /// Carries what comes through a tunnel to a host and port.
-pub async fn dig(station: Arc<Station>, upgrade: OnUpgrade, host: String, port: u16, peer: SocketAddr) {
+pub async fn dig(
+    station: Arc<Station>,
+    upgrade: OnUpgrade,
+    (host, port): (String, u16),
+    caller: (SocketAddr, Option<Ends>),
+) {
     let Ok(upgraded) = upgrade.await else { return };
-    carry_on(station, TokioIo::new(upgraded), &host, port, (peer, None)).await;
+    carry_on(station, TokioIo::new(upgraded), &host, port, caller).await;
 }
 
 /// Carries a connection that is meant for a host and port, and of which nothing is known yet but who it is from, and how
@@ -67,7 +75,6 @@ pub async fn carry_on<S>(
     let hello = opening.hello();
     let mut connection = Connection::new(port).address(address);
     connection.tls = hello;
-    let what = format!("{host}:{port}");
     if matches!(opening, Opening::One | Opening::Two) && is_http(&config, &connection) {
         let door = Door::Tunnel(port, address);
         let stream = opening::rewound(begun, stream);
@@ -77,7 +84,8 @@ pub async fn carry_on<S>(
         };
         return message::talk(stream, opening, answer).await;
     }
-    carry(&station, &config, &connection, &what, begun, stream).await;
+    let passage = Passage::begin(&station.telemetry, ends, connection.tls.and_then(|hello| hello.sni));
+    carry(&station, &config, (&connection, ip(host)), begun, stream, passage).await;
 }
 
 /// Whether requests through this connection are routed one by one.
@@ -87,55 +95,89 @@ pub fn is_http(config: &Config, connection: &Connection<'_>) -> bool {
     !matches!(config.router.decide(&request, &Roll::random()).outcome, Outcome::Connect(_))
 }
 
-/// Carries a connection as a whole to where the router says. `begun`: what was read of it.
+/// Carries a connection as a whole to where the router says. `begun`: what was read of it; `asked`: the address that was asked
+/// for, if it was one.
 pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     station: &Station,
     config: &Config,
-    connection: &Connection<'_>,
-    what: &str,
+    (connection, asked): (&Connection<'_>, Option<IpAddr>),
     begun: Vec<u8>,
-    mut stream: S,
+    stream: S,
+    mut passage: Passage,
 ) {
     let roll = Roll::random();
     let decision = config.router.connect(connection, &roll);
-    let asked = ip(what.rsplit_once(':').map_or(what, |(host, _)| host));
-    let reached = match decision.outcome {
+    note(config, &decision, &mut passage);
+    let reached = match &decision.outcome {
         Outcome::Connect(to) => {
             let upstream = station.upstreams.of(to.cluster);
-            reach(station, config, to.cluster, &upstream, roll).await
+            reach(station, config, to.cluster, &upstream, roll, &mut passage).await
         }
         Outcome::Passthrough => match asked.and_then(|ip| config.real(SocketAddr::new(ip, connection.port))) {
-            Some(socket) => {
-                let server = Way::plain(socket).open(&station.identity, None, PATIENCE).await;
-                server.ok().map(|server| (server, Vec::new(), socket.to_string()))
-            }
-            None => None,
+            Some(socket) => pass_through(station, socket, &mut passage).await,
+            None => Err(("UF", "nothing beyond loopback is reached")),
         },
-        _ => None,
+        Outcome::Refuse(refusal) => Err((refusal.flag, refusal.detail)),
+        _ => Err(("NR", "filter_chain_not_found")),
     };
-    let Some((mut server, _held, upstream)) = reached else {
-        station.note(&format!("{what} \"TCP\" - UH - (nobody takes this connection)"));
-        return;
-    };
-    station.note(&format!("{what} \"TCP\" - - {upstream}"));
-    if server.write_all(&begun).await.is_ok() {
-        let _ = copy_bidirectional(&mut stream, &mut server).await;
+    match reached {
+        Ok((server, _held)) => passage.carry(opening::rewound(begun, stream), server).await,
+        Err((flag, details)) => passage.refused(flag, details),
     }
 }
 
-/// A connection to one of a cluster's endpoints, and what it takes up.
+/// Puts down what was decided for a connection.
+fn note(config: &Config, decision: &Decision<'_>, passage: &mut Passage) {
+    passage.source = Arc::clone(&config.own);
+    let origin = decision.origin();
+    passage.via.rule = origin.map(|origin| rule_key(&origin.written_in, &origin.field).into()).unwrap_or_default();
+    // A gateway has nobody to send to what it does not know, and Istio has no name for that there.
+    let is_gateway = config.router.plan().unmatched == Unmatched::Reset;
+    let (cluster, service) = match (decision.cluster(), &decision.outcome) {
+        (Some(cluster), _) => (Arc::clone(&cluster.name), Service::of_cluster(cluster)),
+        (None, Outcome::Passthrough) => ("PassthroughCluster".into(), Service::nobodys("PassthroughCluster", UNKNOWN)),
+        (None, _) if is_gateway => return,
+        (None, _) => ("BlackHoleCluster".into(), Service::nobodys("BlackHoleCluster", UNKNOWN)),
+    };
+    (passage.via.cluster, passage.service) = (cluster, Arc::new(service));
+}
+
+/// A connection, and what it takes up; or Envoy's flag and details.
+type Reached = Result<(Box<dyn Io>, Vec<Held>), (&'static str, &'static str)>;
+
+/// A connection to the socket that was asked for.
+async fn pass_through(station: &Station, socket: SocketAddr, passage: &mut Passage) -> Reached {
+    passage.upstream = Some(socket.to_string());
+    let opened = Way::plain(socket).open_from(&station.identity, None, PATIENCE).await;
+    let (server, local) = opened.map_err(|_| ("UF", ""))?;
+    passage.upstream_local = local;
+    Ok((server, Vec::new()))
+}
+
+/// A connection to one of a cluster's endpoints.
 async fn reach(
     station: &Station,
     config: &Config,
     cluster: &Cluster,
     upstream: &Arc<Upstream>,
     roll: Roll,
-) -> Option<(Box<dyn Io>, Vec<Held>, String)> {
+    passage: &mut Passage,
+) -> Reached {
     use meshroute::balance::Ended;
-    let (host, endpoint, held) = upstream.pick(&Ask::new(roll, now()))?;
-    let way = config.way(cluster, &endpoint)?;
-    let open = upstream.hold(What::Connection(way.to)).ok()?;
-    let connected = way.open(&station.identity, None, cluster.policy.connect_timeout).await;
-    upstream.report(host, if connected.is_ok() { Ended::Answered(200) } else { Ended::Lost });
-    Some((connected.ok()?, vec![held, open], format!("{} {endpoint}", endpoint.workload)))
+    let (host, endpoint, held) = upstream.pick(&Ask::new(roll, now())).ok_or(("UH", "no_healthy_upstream"))?;
+    passage.upstream = Some(endpoint.to_string());
+    let way = config.way(cluster, &endpoint).ok_or(("UF", ""))?;
+    let open = upstream.hold(What::Connection(way.to)).map_err(|_| ("UO", "overflow"))?;
+    let opened = way.open_from(&station.identity, None, cluster.policy.connect_timeout).await;
+    upstream.report(host, if opened.is_ok() { Ended::Answered(200) } else { Ended::Lost });
+    let (server, local) = opened.map_err(|why| {
+        passage.failure = why;
+        ("UF", "")
+    })?;
+    passage.upstream_local = local;
+    passage.destination = config.workload(&endpoint);
+    if let (Some(peer), Some(own)) = (way.peer, station.identity.name()) {
+        (passage.source_principal, passage.destination_principal) = (Some(own), Some(peer));
+    }
+    Ok((server, vec![held, open]))
 }

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// What stands in a label that cannot be known. Kiali passes over a series in which one is missing.
 pub const UNKNOWN: &str = "unknown";
 
+/// The longest name that DNS and Kubernetes have.
+const LONGEST_NAME: usize = 253;
+
 /// A workload: what a Deployment's pods are together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Workload {
@@ -70,6 +73,17 @@ impl Workload {
         Arc::clone(&NOBODY)
     }
 
+    /// Somebody of a namespace, of whom no more is known.
+    pub fn of_namespace(namespace: &str) -> Arc<Self> {
+        Arc::new(Workload { namespace: namespace.to_string(), ..(*Workload::unknown()).clone() })
+    }
+
+    /// Whether its names may be Kubernetes': another proxy says them, and they become labels that are kept.
+    pub fn is_plausible(&self) -> bool {
+        let names = [&self.namespace, &self.name, &self.app, &self.version, &self.service, &self.revision];
+        names.iter().all(|name| name.len() <= LONGEST_NAME)
+    }
+
     /// The name of the cluster that it is in; Istio's is `Kubernetes`.
     pub fn cluster(&self) -> &'static str {
         if self.namespace == UNKNOWN { UNKNOWN } else { "Kubernetes" }
@@ -108,8 +122,10 @@ impl Service {
         Arc::clone(&NONE)
     }
 
-    /// What Istio calls traffic that no service of the mesh is asked for: `PassthroughCluster`, `BlackHoleCluster`.
+    /// What Istio calls traffic that no service of the mesh is asked for: `PassthroughCluster`, `BlackHoleCluster`. The host is
+    /// the client's word, and none where it is longer than a host and a port can be.
     pub fn nobodys(name: &str, host: &str) -> Self {
+        let host = if host.len() <= LONGEST_NAME + ":65535".len() { host } else { UNKNOWN };
         Service { host: host.to_string(), name: name.to_string(), namespace: UNKNOWN.to_string() }
     }
 }

@@ -317,7 +317,12 @@ impl World {
 
     /// Whether every pod runs, or has been waited for long enough.
     pub fn is_warm(&self) -> bool {
-        self.started.elapsed() > WARM_UP || self.pods().all(|(_, ready)| ready)
+        self.has_waited() || self.pods().all(|(_, ready)| ready)
+    }
+
+    /// Whether pods have been waited for long enough, running or not.
+    pub fn has_waited(&self) -> bool {
+        self.started.elapsed() > WARM_UP
     }
 
     /// Whether everybody has what they should have.
@@ -600,8 +605,9 @@ impl World {
     /// Who a subscriber is.
     fn own(&self, part: &Part) -> Workload {
         match part {
-            Part::Gateway { namespace, labels, .. } => Workload::gateway(namespace, labels),
-            Part::Sidecar { namespace, pod, labels, .. } => {
+            Part::Gateway { namespace, labels, pod: None } => Workload::gateway(namespace, labels),
+            // One that is a pod is called as others call it.
+            Part::Sidecar { namespace, pod, labels, .. } | Part::Gateway { namespace, labels, pod: Some((pod, _)) } => {
                 let named = |known: &&Pod| known.metadata.namespace == *namespace && known.metadata.name == *pod;
                 let known = self.pods.iter().find(named).map(|pod| self.workload(pod));
                 known.unwrap_or_else(|| Workload::new(namespace, pod, labels))
@@ -636,13 +642,17 @@ impl World {
             let place = self.place_of(&origin.written_in, &origin.field)?;
             Some((rule_key(&origin.written_in, &origin.field), place))
         };
-        let chains = plan.listeners.iter().flat_map(|listener| &listener.chains);
-        let tables = chains.filter_map(|chain| match &chain.target {
+        let chains = || plan.listeners.iter().flat_map(|listener| &listener.chains);
+        let tables = chains().filter_map(|chain| match &chain.target {
             Target::Http(table) => Some(table),
             Target::Tcp { .. } => None,
         });
+        let whole = chains().filter_map(|chain| match &chain.target {
+            Target::Http(_) => None,
+            Target::Tcp { origin, .. } => origin.as_ref(),
+        });
         let routes = tables.flat_map(|table| &table.hosts).flat_map(|host| host.routes.iter());
-        routes.filter_map(|route| place(route.origin.as_ref()?)).collect()
+        routes.filter_map(|route| route.origin.as_ref()).chain(whole).filter_map(place).collect()
     }
 }
 
@@ -686,7 +696,7 @@ fn name_of(pod: &Pod) -> Name {
 }
 
 /// Whether a pod is a gateway, as Istio's own are labelled: `istio: egressgateway`.
-fn is_gateway(pod: &Pod) -> bool {
+pub fn is_gateway(pod: &Pod) -> bool {
     pod.metadata.labels.get("istio").is_some_and(|kind| kind.ends_with("gateway"))
 }
 
