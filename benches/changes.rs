@@ -79,6 +79,7 @@ fn main() {
     let mut table = Table::default();
     full_builds(size, &mut table);
     one_rule(size, &mut table);
+    one_rule_of_a_gateway(size, &mut table);
     one_endpoint(size, &mut table);
     other_kinds(size, &mut table);
     memory(size, &mut table);
@@ -298,6 +299,46 @@ fn one_rule(size: &Size, table: &mut Table) {
     table.at_least(&what, full.as_secs_f64() / change, 1_000.0, 100.0);
     one_policy(size, table, &mut views, &live, full.as_secs_f64());
 }
+
+fn one_rule_of_a_gateway(size: &Size, table: &mut Table) {
+    let patterns = Patterns::new();
+    let rules = |at: usize, user: &str| {
+        let mut rules = patterns.rules(at, "default", user, None);
+        (rules.spec.hosts, rules.spec.gateways) = (vec![format!("s{at}.example")], vec!["g".into()]);
+        rules
+    };
+    let mut resources = patterns.mesh(size.clusters);
+    resources.apply_text(EDGE, "-", Reading::Strict);
+    for at in 0..size.clusters {
+        resources.apply(rules(at, "u"));
+    }
+    let client = Viewpoint::gateway("default").label("gw", "g");
+    let (_, full) = timed(|| {
+        let plan = Plan::resolve(&resources, &client, &Mesh::default()).plan;
+        Router::compile(plan).expect("what was resolved is legal")
+    });
+    let mut views = Views::new(resources, Mesh::default());
+    let live = views.open(&client).expect("what was resolved is legal");
+    let mut times = Vec::new();
+    for n in 0..size.repeats {
+        let at = (n * 7919) % size.clusters;
+        let (host, user) = (format!("s{at}.example"), format!("n{n}"));
+        let changed = rules(at, &user);
+        let (done, time) = timed(|| views.apply(changed));
+        done.expect("what was resolved is legal");
+        assert_eq!(rule(&live.load(), &host, &user).as_deref(), Some("user"));
+        assert_eq!(rule(&live.load(), &host, "u").as_deref(), Some("rest"));
+        times.push(time);
+    }
+    let change = median(times);
+    let what =
+        format!("one VirtualService changed among {} of a gateway: times faster than a full build", size.clusters);
+    table.note("one VirtualService of a gateway changed: microseconds", format!("{:.1}", change * 1e6));
+    table.at_least(&what, full.as_secs_f64() / change, 1_000.0, 50.0);
+}
+
+const EDGE: &str = "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: g}, spec: {selector: {gw: g}, servers: \
+                    [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}}";
 
 /// Adds a DestinationRule for one host, with a thousand for others in place.
 fn one_policy(size: &Size, table: &mut Table, views: &mut Views, live: &Live, full: f64) {

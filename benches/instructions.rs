@@ -13,8 +13,8 @@ use std::hint::black_box;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use meshroute::Roll;
-use support::{Ask, Workload, canary, headers, hostile, hosts, mixed, prefixes};
+use meshroute::{Mesh, Plan, Roll, Router, Viewpoint};
+use support::{Ask, Workload, a_mesh, canary, headers, hostile, hosts, mixed, prefixes, tunnels};
 
 /// Calls that are counted for each contender.
 const CALLS: usize = 256;
@@ -59,11 +59,14 @@ struct Sizes {
     large: usize,
     hosts: usize,
     hostile: usize,
+    /// Hosts in the two full builds that are compared.
+    builds: [usize; 2],
 }
 
 impl Sizes {
-    const FULL: Sizes = Sizes { small: 10, middle: 1_000, large: 10_000, hosts: 20_000, hostile: 1_000 };
-    const TEST: Sizes = Sizes { small: 10, middle: 20, large: 30, hosts: 40, hostile: 20 };
+    const FULL: Sizes =
+        Sizes { small: 10, middle: 1_000, large: 10_000, hosts: 20_000, hostile: 1_000, builds: [334, 3_334] };
+    const TEST: Sizes = Sizes { small: 10, middle: 20, large: 30, hosts: 40, hostile: 20, builds: [3, 10] };
 
     /// Hands out what is counted, each with its name, `W2 N=10 router`, and the number of calls.
     fn sections(&self, with: &mut Counted<'_>) {
@@ -93,6 +96,23 @@ impl Sizes {
             }
         }
         of(hosts(self.hosts));
+        for n in [self.small, self.large] {
+            let tunnels = tunnels(n);
+            let asks: Vec<_> = tunnels.asks.iter().cycle().take(CALLS).collect();
+            let connect = |ask: &Ask, roll: &Roll| {
+                black_box(tunnels.connect(ask, roll));
+            };
+            with(&format!("SNI N={n} connect"), CALLS, &|| counted_section(&asks, &connect));
+        }
+        for hosts in self.builds {
+            let (resources, routes) = a_mesh(hosts);
+            let build = |_: &Ask, _: &Roll| {
+                let plan = Plan::resolve(&resources, &Viewpoint::sidecar("default"), &Mesh::default()).plan;
+                black_box(Router::compile(plan).expect("what was resolved is legal"));
+            };
+            let once = canary().miss;
+            with(&format!("build H={hosts}"), routes, &|| counted_section(&[&once], &build));
+        }
         for Workload { name, router, naive, random, .. } in hostile(self.hostile) {
             let asks: Vec<_> = random.iter().cycle().take(HOSTILE_CALLS).collect();
             let router = |ask: &Ask, roll: &Roll| {
@@ -197,6 +217,13 @@ fn judge(counts: &Counts) -> ExitCode {
         }
     }
     at_most("W5 at H = 20,000 against naive", "W5 H=20000 router", "W5 H=20000 naive", 1.2);
+    at_most(
+        "a connection by one of 10,000 server names against one of 10",
+        "SNI N=10000 connect",
+        "SNI N=10 connect",
+        1.5,
+    );
+    at_most("a full build, a route among 10,002 against one among 1,002", "build H=3334", "build H=334", 1.5);
     for name in counts.0.iter().filter_map(|(name, _)| name.strip_suffix(" naive")) {
         if let Some(what) = name.strip_prefix(HOSTILE) {
             let what = format!("{what}: against a plain scan");

@@ -22,8 +22,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use meshroute::{Live, Roll, Router};
-use support::{Ask, Workload, canary, headers, hostile, hosts, mixed, prefixes};
+use meshroute::model::Object;
+use meshroute::{Live, Mesh, Request, Roll, Router, Viewpoint, Views};
+use support::{Ask, Workload, a_mesh, canary, headers, hostile, hosts, mixed, prefixes, read, rules};
 
 fn main() -> ExitCode {
     let given: Vec<_> = std::env::args().skip(1).collect();
@@ -139,7 +140,8 @@ impl Table {
         table.growing(pace, "W4", mixed, 2.5, Some([10.0, 100.0]));
         table.many_hosts(pace);
         table.hostile(pace);
-        table.readers(pace, &headers(pace.sizes[0]));
+        table.readers(pace);
+        table.readers_of_swaps(pace, &headers(pace.sizes[0]));
         table
     }
 
@@ -247,9 +249,35 @@ impl Table {
         }
     }
 
-    /// Readers while somebody publishes as fast as they can. How far the line with the pointer has to travel from core to core
-    /// is the machine's business, so what is held is the p99 against that of a bare cell under the same writer.
-    fn readers(&mut self, pace: &Pace, workload: &Workload) {
+    /// Readers while somebody changes a rule over and over, and publishes what follows, as fast as they can.
+    fn readers(&mut self, pace: &Pace) {
+        let (mut views, rules) = about_to_change(pace.sizes[1]);
+        let live = views.open(&Viewpoint::sidecar("default")).expect("what was resolved is legal");
+        let headers = [("x-user", "u")];
+        let ask = Request::new("GET", "s0", "/").headers(&headers);
+        let read = |n: u64| {
+            let router = live.load();
+            let decision = router.decide(&ask, &Roll::seeded(n));
+            assert!(decision.cluster().is_some());
+        };
+        let mut turn = rules.iter().cycle();
+        let mut change = || {
+            let rules = turn.next().expect("there are two").clone();
+            views.apply(rules).expect("what was resolved is legal");
+        };
+        let under_changes = (0..pace.repeats.min(15)).map(|_| {
+            let alone = p99(pace, &read);
+            beside(&mut change, || p99(pace, &read)) / alone
+        });
+        let mut under_changes: Vec<f64> = under_changes.collect();
+        let what = format!("p99 of load and decide beside changes of one of {} hosts, against alone", pace.sizes[1]);
+        self.at_most(what, median(&mut under_changes), 1.5);
+    }
+
+    /// Readers while somebody does nothing but swap routers that are there already. How far the line with the pointer has to
+    /// travel from core to core is the machine's business, so what is held is the p99 against that of a bare cell under the same
+    /// writer.
+    fn readers_of_swaps(&mut self, pace: &Pace, workload: &Workload) {
         let compile = || Arc::new(Router::compile(Arc::clone(workload.router.plan())).expect("it was compiled before"));
         let (live, generations) = (Live::new(compile()), [compile(), compile()]);
         let (bare, numbers) = (ArcSwap::from_pointee(0u64), [Arc::new(1), Arc::new(2)]);
@@ -274,12 +302,8 @@ impl Table {
             against_alone.push(under_a_writer / alone);
             against_bare.push(under_a_writer / floor);
         }
-        self.hoped("p99 of load and decide under a writer against alone", median(&mut against_alone), 1.5);
-        self.at_most(
-            "p99 of load and decide under a writer against a bare cell under one",
-            median(&mut against_bare),
-            1.5,
-        );
+        self.hoped("p99 of load and decide beside bare swaps, against alone", median(&mut against_alone), 1.5);
+        self.at_most("p99 of load and decide beside bare swaps, against a bare cell", median(&mut against_bare), 1.5);
     }
 
     /// An aim that nobody is held to: what the memory of a large table costs depends on how much of the caches the
@@ -315,6 +339,12 @@ impl Display for Table {
         let tables = [&self.times, &self.ratios, &self.worst, &self.notes];
         write!(f, "{}", tables.map(|lines| lines.join("\n")).join("\n\n"))
     }
+}
+
+/// A mesh in which somebody is about to change a rule, and two versions of that.
+fn about_to_change(hosts: usize) -> (Views, [Object; 2]) {
+    let versions = ["u", "v"].map(|user| read(&rules(0, user)).objects().next().expect("it was read").clone());
+    (Views::new(a_mesh(hosts).0, Mesh::default()), versions)
 }
 
 /// What `measure` finds while another thread does something over and over.

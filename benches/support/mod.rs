@@ -10,10 +10,12 @@
 //! No request can be taken by more than one route that is not the default.
 #![allow(dead_code, unused_imports, reason = "each bench uses its part")]
 
+mod meshes;
 mod plans;
 mod rivals;
 
-pub use plans::{Ask, Workload, canary, headers, hostile, hosts, mixed, prefixes};
+pub use meshes::{a_mesh, read, rules};
+pub use plans::{Ask, Tunnels, Workload, canary, headers, hostile, hosts, mixed, prefixes, tunnels};
 pub use rivals::{Floor, Naive, Other};
 
 use std::time::Duration;

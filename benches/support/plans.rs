@@ -5,9 +5,9 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use meshroute::plan::{
     Action, Chain, Cluster, Condition, Destination, Endpoint, Forward, HeaderMatch, HttpTable, Listener, PathMatch,
-    QueryMatch, Route, Target, Unclaimed, ValueMatch, VirtualHost,
+    QueryMatch, Route, Target, Transport, Unclaimed, ValueMatch, VirtualHost,
 };
-use meshroute::{HostPattern, Pattern, Plan, Purpose, Roll, Router};
+use meshroute::{Connection, Decision, HostPattern, Pattern, Plan, Purpose, Roll, Router, TlsHello};
 
 use super::{Answer, Floor, Naive, Other};
 
@@ -275,6 +275,43 @@ pub fn hosts(n: usize) -> Workload {
     let miss = Ask::new(&hosts[n / 2], 2).path("/nothing");
     let floor = Floor::hosts(&hosts);
     workload(format!("W5 H={n}"), hosts, Some(floor), asks, miss)
+}
+
+/// One port with a chain for each of N server names, as a gateway with as many certificates has it.
+pub struct Tunnels {
+    pub router: Router,
+    /// Each for one of the names, which is its authority.
+    pub asks: Vec<Ask>,
+}
+
+impl Tunnels {
+    /// Which cluster a connection goes to.
+    pub fn connect<'r>(&'r self, ask: &Ask, roll: &Roll) -> Decision<'r> {
+        let connection = Connection::new(443).tls(TlsHello { sni: Some(&ask.authority) });
+        self.router.connect(&connection, roll)
+    }
+}
+
+pub fn tunnels(n: usize) -> Tunnels {
+    let mut plan = Plan::default();
+    plan.clusters = (0..n as u32).map(cluster).collect();
+    let mut listener = Listener::new(443, Vec::new());
+    let name = |at: usize| format!("shop{at}.example.com");
+    listener.chains.extend((0..n).map(|at| {
+        let mut chain = Chain::new(Target::Tcp { destinations: vec![Destination::new(at as u32, 0)], origin: None });
+        (chain.transport, chain.server_names) = (Transport::Tls, vec![HostPattern::parse(&name(at)).expect("a name")]);
+        chain
+    }));
+    plan.listeners.push(listener);
+    let router = Router::compile(plan).expect("a legal plan");
+    let ask = |at: usize| Ask::new(&Host { domain: name(at), rules: vec![Rule::to(at)] }, 0);
+    let made = Tunnels { router, asks: picks(n).map(ask).collect() };
+    for ask in &made.asks {
+        let decision = made.connect(ask, &Roll::seeded(0));
+        let at = decision.cluster().map(|cluster| cluster.name.to_string()).unwrap_or_default();
+        assert!(at.contains(&format!("|v{}|", ask.to[0].0)), "{} goes to {at}", ask.authority);
+    }
+    made
 }
 
 fn three_rules(at: usize) -> Host {

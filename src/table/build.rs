@@ -47,6 +47,13 @@ struct Unfiled<'c> {
     left: Vec<Filed<'c>>,
 }
 
+/// The keys of a part, with where they lead.
+#[derive(Default)]
+struct Keyed<'c> {
+    values: Vec<(&'c [u8], Target)>,
+    starts: Vec<(&'c [u8], Target)>,
+}
+
 #[derive(Default)]
 struct Builder<'c> {
     routes: Vec<Unfiled<'c>>,
@@ -70,7 +77,7 @@ impl<'c> Builder<'c> {
         }
         let drawers = self.sort(&ids);
         let mut parts: Vec<Part> = Vec::new();
-        let mut keys: Vec<[Vec<(&'c [u8], Target)>; 2]> = Vec::new();
+        let mut keys: Vec<Keyed<'c>> = Vec::new();
         let mut places: FastMap<Place<'c>, usize> = FastMap::default();
         for (filing, ids) in drawers {
             let place = place(filing);
@@ -79,12 +86,12 @@ impl<'c> Builder<'c> {
             let at = *places.entry(place).or_insert(parts.len());
             if at == parts.len() {
                 parts.push(Part { first, look: self.look(place), ..Part::default() });
-                keys.push(Default::default());
+                keys.push(Keyed::default());
             }
             let part = &mut parts[at];
             // Planted: a part is due with its last route.
             part.first = if cfg!(meshroute_fault = "order") { part.first.max(first) } else { part.first.min(first) };
-            let [values, starts] = &mut keys[at];
+            let Keyed { values, starts } = &mut keys[at];
             match filing {
                 Some(Filing::ExactPath(text) | Filing::Value(_, text)) => values.push((text, target)),
                 Some(Filing::Prefix(text)) => {
@@ -98,7 +105,7 @@ impl<'c> Builder<'c> {
                 Some(Filing::Present(_)) | None => part.present = target,
             }
         }
-        for (part, [values, starts]) in parts.iter_mut().zip(keys) {
+        for (part, Keyed { values, starts }) in parts.iter_mut().zip(keys) {
             part.values = self.values(&values);
             part.starts = self.values(&starts);
         }
