@@ -27,6 +27,10 @@ use crate::upstream::Held;
 /// The largest head of a request; a larger one is answered 431.
 const MAX_HEAD: usize = 64 << 10;
 
+/// Of a request: its head says in two ways where its body ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Ambiguous;
+
 /// The sockets at both ends of a client's connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Ends {
@@ -110,8 +114,11 @@ where
     }
     let stream = Patient::new(stream);
     let turn = stream.turn();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         turn.answer();
+        if request.headers().contains_key(header::TRANSFER_ENCODING) && turn.is_ambiguous() {
+            request.extensions_mut().insert(Ambiguous);
+        }
         let (turn, tunnels) = (turn.clone(), request.method() == Method::CONNECT);
         let response = handler(request);
         async move {

@@ -11,6 +11,7 @@ use meshroute::TlsHello;
 
 use crate::config::Config;
 use crate::credentials::Secured;
+use crate::message::Ambiguous;
 
 /// Where a request came in, and so what its address is.
 #[derive(Clone, Copy, Debug)]
@@ -92,8 +93,11 @@ pub fn ip(host: &str) -> Option<IpAddr> {
 }
 
 /// Refuses what another reader might take for another message (request smuggling; RFC 9112, section 6.3). Lengths that
-/// contradict each other are refused while the head is read, where chunks also go before a length, and the connection ends.
+/// contradict each other are refused while the head is read.
 fn framing(parts: &Parts) -> Result<(), (u16, &'static str)> {
+    if parts.extensions.get::<Ambiguous>().is_some() {
+        return Err((400, "there is a Content-Length beside a Transfer-Encoding"));
+    }
     if !parts.headers.contains_key(header::TRANSFER_ENCODING) || is_chunked(&parts.headers) {
         return Ok(());
     }
