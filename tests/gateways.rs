@@ -111,9 +111,19 @@ fn a_gateway_shows_the_certificate_of_the_host_and_asks_for_one_where_it_says_so
     let (answer, certificate) = ask("own.example.com", Some(root.issue("client"))).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK") && shows(&certificate, "own.example.com"), "{answer}");
 
-    let head = "GET /a?b HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n".to_string();
-    let moved = exchange(&plain, head, Vec::new()).unwrap();
-    assert!(moved.status() == "301" && moved.has("location: https://shop.example.com/a?b"), "{}", moved.head);
+    // What a client says of its own connection, and of who it is, is not believed.
+    let lies =
+        "X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Client-Cert: By=me;URI=spoofed\r\n";
+    for more in ["", lies, &format!("{lies}Connection: x-forwarded-proto\r\n")] {
+        let head = format!("GET /a?b HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n{more}\r\n");
+        let moved = exchange(&plain, head, Vec::new()).unwrap();
+        assert!(moved.status() == "301" && moved.has("location: https://shop.example.com/a?b"), "{}", moved.head);
+    }
+    let absolute = "GET https://shop.example.com/ HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n";
+    assert_eq!(exchange(&plain, absolute.into(), Vec::new()).unwrap().status(), "403");
+    let (answer, _) =
+        knock(&door, "shop.example.com", &[b"http/1.1"], None, &format!("/headers HTTP/1.1\r\n{lies}x: ")).unwrap();
+    assert!(answer.contains("\"x-forwarded-for\": \"192.0.2.1,127.0.0.1\"") && !answer.contains("spoofed"), "{answer}");
 }
 
 /// Where a port of the gateway is, as `serve` prints it.

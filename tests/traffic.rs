@@ -415,6 +415,17 @@ async fn http2_and_grpc_pass() {
         let body = answer.into_body().collect().await.unwrap();
         assert_eq!(body.trailers().and_then(|trailers| trailers.get("grpc-status")).unwrap(), "0");
     }
+    // Cookies that came apart are one line, in whatever the pod is spoken to.
+    for host in ["shop", "calls"] {
+        let mut request = request(&format!("{host}/headers"));
+        for cookie in ["a=1", "", "b=2"] {
+            request.headers_mut().append("cookie", cookie.parse().unwrap());
+        }
+        let answer = sender.send_request(request).await.unwrap();
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.contains("\"cookie\": \"a=1; b=2\""), "{host}: {text}");
+    }
     // The port says what the pod is spoken to in; where it says nothing, the client does.
     let two = [("shop", "HTTP/1.1"), ("calls", "HTTP/2.0"), ("calls:81", "HTTP/2.0")];
     for (host, version) in two {

@@ -149,6 +149,7 @@ where
 async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(caller.ends);
+    message::settle(&mut parts.headers, parts.version);
     let mut record = Record::begin(&station.telemetry, &mut parts);
     let upgrade = parts.extensions.remove();
     let config = station.config.borrow().clone();

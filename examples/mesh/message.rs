@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -199,6 +199,40 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     let connection = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let names = connection.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok());
     names.filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST).collect()
+}
+
+/// Puts a client's headers in the form in which they are looked at. What its `Connection` names goes before anything of the
+/// proxy's own is put in: that would go with it otherwise, and the next reader would miss it. Cookies that HTTP/2 has sent
+/// apart are one again, which rules and HTTP/1.1 expect (RFC 9113, section 8.2.3).
+pub fn settle(headers: &mut HeaderMap, version: Version) {
+    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let mut words = lines.flat_map(|line| line.split(',').map(str::trim));
+    if words.any(|word| !is_of_connection(word)) {
+        let names = named(headers);
+        let known = names.iter().map(HeaderName::as_str).filter(|word| is_of_connection(word));
+        let left = HeaderValue::try_from(known.collect::<Vec<_>>().join(", "));
+        names.iter().filter(|name| !is_of_connection(name.as_str())).for_each(|name| drop(headers.remove(name)));
+        left.into_iter().for_each(|left| drop(headers.insert(header::CONNECTION, left)));
+    }
+    if version == Version::HTTP_2 && headers.contains_key(header::COOKIE) {
+        join_cookies(headers);
+    }
+}
+
+/// Whether a word of `Connection` says something of the connection itself.
+fn is_of_connection(word: &str) -> bool {
+    let known = ["close", "keep-alive", "upgrade", "te", "trailer", "proxy-connection", "http2-settings", ""];
+    known.iter().any(|known| known.eq_ignore_ascii_case(word))
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let parts = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).filter(|part| !part.is_empty());
+    let parts: Vec<&[u8]> = parts.collect();
+    let whole = HeaderValue::from_bytes(&parts.join(&b"; "[..]));
+    headers.remove(header::COOKIE);
+    if let Some(whole) = whole.ok().filter(|whole| !whole.is_empty()) {
+        headers.insert(header::COOKIE, whole);
+    }
 }
 
 /// A copy without what is for one connection only, also what `Connection` names.

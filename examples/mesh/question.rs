@@ -41,6 +41,10 @@ pub fn question(door: Door, parts: &Parts) -> Result<Question, (u16, &'static st
     let authority = authority(parts)?.to_string();
     let host = meshroute::host_of(&authority).to_string();
     let secured = parts.extensions.get::<Secured>().is_some();
+    if matches!(door, Door::Gateway(_)) && !secured && parts.uri.scheme_str() == Some("https") {
+        // As Envoy has it: what decides whether a client is sent on to TLS is not for the client to say.
+        return Err((403, "`https://` was asked for on a connection without TLS"));
+    }
     let scheme = if secured || parts.uri.scheme_str() == Some("https") { "https" } else { "http" };
     let port = match door {
         Door::Gateway(port) | Door::Tunnel(port, _) => port,

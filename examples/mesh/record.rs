@@ -29,7 +29,8 @@ use crate::workload::{Service, UNKNOWN, Workload};
 
 /// Names a request across all that handle it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// Through whom a request came.
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Where records are told.

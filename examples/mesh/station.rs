@@ -2,13 +2,13 @@
 //!
 //! Sidecars and gateways share it; they differ in what they take as the question.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use meshroute::adapter::http::{self as adapter, Change};
@@ -32,7 +32,7 @@ use crate::opening::{self, Opening};
 use crate::pool::{Body, Tongue};
 use crate::portions;
 use crate::question::{Door, Question, asked, question};
-use crate::record::{Record, Telemetry};
+use crate::record::{FORWARDED_FOR, Record, Telemetry};
 use crate::spiffe::Name;
 use crate::tunnel;
 use crate::upstream::Upstreams;
@@ -214,6 +214,11 @@ impl Station {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send {
         let (mut parts, body) = request.into_parts();
+        message::settle(&mut parts.headers, parts.version);
+        if matches!(door, Door::Gateway(_)) {
+            let secured = parts.extensions.get::<Secured>().is_some();
+            vouch(&mut parts.headers, peer.ip(), secured);
+        }
         let record = Record::begin(&self.telemetry, &mut parts);
         self.settle(door, peer, parts, body, record)
     }
@@ -379,6 +384,30 @@ impl Station {
     pub fn note(&self, line: &str) {
         access_log::write(line);
     }
+}
+
+/// Puts what a gateway knows of a client in the place of what that says of itself, as Istio sets Envoy up
+/// (`use_remote_address`, no trusted hops, `SANITIZE_SET`): how it came, from where, and that it has shown no certificate of
+/// the mesh. A sidecar leaves to its program what that says.
+fn vouch(headers: &mut HeaderMap, peer: IpAddr, secured: bool) {
+    let scheme = HeaderValue::from_static(if secured { "https" } else { "http" });
+    headers.insert("x-forwarded-proto", scheme);
+    headers.remove(message::CLIENT_CERT);
+    let before = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+    let way: Vec<&[u8]> = before.filter(|before| !before.is_empty()).collect();
+    let way = [way.join(&b","[..]), peer.to_string().into_bytes()].into_iter().filter(|part| !part.is_empty());
+    let way = way.collect::<Vec<_>>().join(&b","[..]);
+    headers.remove(FORWARDED_FOR);
+    if let Ok(way) = HeaderValue::from_bytes(&way) {
+        headers.insert(FORWARDED_FOR, way);
+    }
+}
+
+/// A connection to a gateway's port that was decrypted.
+fn inside_of(port: u16, name: Option<&str>) -> Connection<'_> {
+    let mut connection = Connection::new(port);
+    connection.tls = Some(TlsHello { sni: name });
+    connection
 }
 
 /// Where a request is at a gateway.
