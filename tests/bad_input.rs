@@ -185,6 +185,7 @@ fn what_is_no_http_is_refused_at_every_door() {
     what_may_be_read_in_two_ways_is_refused(&mesh);
     bodies_that_break_off_or_lie_end_their_connection(&mesh);
     heads_that_are_too_large_are_refused(&mesh);
+    nothing_gets_around_http_where_a_port_is_declared_as_http(&mesh);
     discovery_hears_nobody_who_says_nonsense(&mesh);
 }
 
@@ -242,6 +243,24 @@ fn bodies_that_break_off_or_lie_end_their_connection(mesh: &Mesh) {
             door.dial().write_all(door.of(text).as_bytes()).unwrap();
         }
         assert!(door.serves());
+    }
+}
+
+/// A pod believes what its sidecar says of callers, so nobody may reach it without being read as HTTP first.
+fn nothing_gets_around_http_where_a_port_is_declared_as_http(mesh: &Mesh) {
+    let [_, door, _] = mesh.doors();
+    let spoofed =
+        "/headers HTTP/1.1\r\nHost: shop\r\nX-Forwarded-Client-Cert: By=me;URI=spoofed\r\nConnection: close\r\n\r\n";
+    for (before, pause, method) in [("", 500, "GET"), ("\r\n", 0, "GET"), ("", 0, "get"), ("", 0, "x-odd!")] {
+        let mut stream = door.dial();
+        stream.write_all(before.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(pause));
+        let _ = stream.write_all(format!("{method} {spoofed}").as_bytes());
+        let answer = rest(&mut stream);
+        assert!(answer.starts_with("HTTP/1.1 ") && !answer.contains("spoofed"), "{before:?} {method}: {answer}");
+    }
+    for nonsense in ["\u{1}\u{2}\r\n\r\n", "{\"a\": 1}\r\n\r\n", "SSH-2.0-a\r\n\r\n"] {
+        assert!(door.says(nonsense).starts_with("HTTP/1.1 400 "), "{nonsense:?}");
     }
 }
 

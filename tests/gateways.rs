@@ -11,7 +11,7 @@ use std::io::{Read as _, Write as _};
 use std::time::Instant;
 
 use served::{Folder, PATIENCE, Served, exchange, get};
-use tls::{Issued, Root, knock};
+use tls::{Issued, Root, knock, knock_slowly};
 
 const SHOP: &str = r#"
 apiVersion: v1
@@ -105,6 +105,11 @@ fn a_gateway_shows_the_certificate_of_the_host_and_asks_for_one_where_it_says_so
     let (_, certificate) = ask("other.example.com", None).unwrap();
     assert!(shows(&certificate, "any.example.com"), "the wildcard is for all others");
     assert!(ask("nobody.example.net", None).is_err(), "nobody is there by this name");
+
+    // Who takes their time after the handshake is waited for as anybody is.
+    let pause = std::time::Duration::from_millis(500);
+    let (answer, _) = knock_slowly(&door, ("shop.example.com", pause), &[b"http/1.1"], None, "/name").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
 
     assert!(ask("own.example.com", None).is_err(), "a client must show a certificate");
     assert!(ask("own.example.com", Some(Root::new("test root").issue("client"))).is_err(), "and not just any");

@@ -351,6 +351,13 @@ fn connections_become_something_else() {
         head(&mut stream, "GET /late HTTP/1.1\r\nHost: shop\r\nx-misbehave: delay=5000\r\nConnection: close\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
 
+    // One whose client takes its time is waited for: on this port it is the client that speaks first.
+    let mut stream = dial(&proxy);
+    assert!(head(&mut stream, "CONNECT shop:80 HTTP/1.1\r\nHost: shop:80\r\n\r\n").starts_with("HTTP/1.1 200 "));
+    std::thread::sleep(Duration::from_millis(500));
+    let answer = head(&mut stream, "GET /name HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+
     // A tunnel to a port of which nothing is known but that it is TCP: the pod itself answers.
     let mut stream = dial(&proxy);
     assert!(head(&mut stream, "CONNECT raw:9000 HTTP/1.1\r\nHost: raw:9000\r\n\r\n").starts_with("HTTP/1.1 200 "));

@@ -10,14 +10,14 @@ use hyper::header::HeaderValue;
 use meshroute::authorize::Guard;
 use meshroute::model::destination_rule::ClientTlsMode;
 use meshroute::plan::{Cluster, Endpoint, Target};
-use meshroute::{Decision, Outcome, Router};
+use meshroute::{Connection, Decision, Outcome, Router};
 
 use crate::metrics::Via;
 use crate::outside::Origin;
 use crate::question::Door;
 use crate::spiffe::Name;
 use crate::transport::{Abroad, Way};
-use crate::wire::{Inbound, Peer, Routes};
+use crate::wire::{Carries, Inbound, Peer, Routes};
 use crate::workload::{Service, Workload};
 use crate::world::rule_key;
 use crate::{answer, dial, forward, message, outside};
@@ -156,7 +156,7 @@ impl Config {
     /// carried as a whole.
     pub fn entrance(&self, port: u16) -> Option<Cow<'_, Entrance>> {
         let unheard_of = || {
-            let inbound = Inbound { socket: dial::own(port)?, http: false, service: String::new() };
+            let inbound = Inbound { socket: dial::own(port)?, carries: Carries::Bytes, service: String::new() };
             Some(Cow::Owned(Entrance::new(port, inbound)))
         };
         self.entrances.get(&port).map(Cow::Borrowed).or_else(unheard_of)
@@ -170,6 +170,17 @@ impl Config {
             Target::Tcp { .. } => None,
         });
         tables.flat_map(|table| &table.hosts).any(|host| meshroute::host_of(&host.name) == name)
+    }
+
+    /// Whether requests are looked for in a connection by its first bytes.
+    pub fn looks_for_requests(&self, to: &Connection<'_>) -> bool {
+        let taken_up = |addresses: &[IpAddr]| match to.address {
+            Some(address) => addresses.is_empty() || addresses.contains(&address),
+            None => addresses.is_empty(),
+        };
+        let listeners = self.router.plan().listeners.iter().filter(|listener| listener.port == to.port);
+        let chains = listeners.filter(|listener| taken_up(&listener.addresses)).flat_map(|listener| &listener.chains);
+        chains.into_iter().any(|chain| chain.http_only)
     }
 
     /// Whether there is a gateway's port, of which some connections go on as a whole.

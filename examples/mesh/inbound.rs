@@ -23,13 +23,14 @@ use crate::config::{Config, Entrance};
 use crate::dial;
 use crate::forward::{deliver, outgoing};
 use crate::message::{self, CLIENT_CERT, Ends, PEER_METADATA};
-use crate::opening::{self, Opening};
+use crate::opening::{self, Expected, Opening};
 use crate::pool::{Body, Tongue};
 use crate::question;
 use crate::record::Record;
 use crate::spiffe::Name;
 use crate::station::Station;
 use crate::tunnel;
+use crate::wire::Carries;
 use crate::workload::Workload;
 
 /// How long somebody at the door waits for the first configuration.
@@ -96,7 +97,14 @@ pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: Socke
     let Some(config) = first(&station, port).await else { return };
     let ends = Ends { local, remote };
     let mode = config.guard.mutual_tls(port);
-    let (opening, begun) = opening::hear(&mut stream).await;
+    let Some(entrance) = config.entrance(port) else { return };
+    // On a port that is declared as HTTP's nothing else comes, and so nothing gets around the rules for requests.
+    let inside = match entrance.inbound.carries {
+        Carries::Http => Expected::Requests,
+        Carries::Anything | Carries::Bytes => Expected::Anything,
+    };
+    let outside = if mode == MutualTls::Strict { Expected::Requests } else { inside };
+    let Some((opening, begun)) = opening::hear(outside, &mut stream).await else { return };
     match (&opening, mode) {
         // The mesh's own encryption ends here; any other is the program's.
         (Opening::Tls { mesh: true, .. }, MutualTls::Permissive | MutualTls::Strict) => {
@@ -104,7 +112,7 @@ pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: Socke
                 return station.note(&format!("inbound {port} \"TLS\" - DC - (no such certificate is taken)"));
             };
             let caller = Caller::new(Some(name), port, ends);
-            let (opening, begun) = opening::hear(&mut stream).await;
+            let Some((opening, begun)) = opening::hear(inside, &mut stream).await else { return };
             converse(station, config, caller, opening, opening::rewound(begun, stream)).await;
         }
         (_, MutualTls::Strict) => {
@@ -128,7 +136,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Some(entrance) = config.entrance(caller.port) else { return };
-    if entrance.inbound.http && matches!(opening, Opening::One | Opening::Two) {
+    let is_http = match entrance.inbound.carries {
+        Carries::Http => true,
+        Carries::Anything => matches!(opening, Opening::One | Opening::Two),
+        Carries::Bytes => false,
+    };
+    if is_http {
         let caller = Arc::new(caller);
         let answer = move |request| answer(Arc::clone(&station), Arc::clone(&caller), request);
         return message::talk(stream, opening, answer).await;

@@ -129,7 +129,8 @@ impl Station {
         if let (Door::Gateway(port), Some(config)) = (door, config)
             && (config.carries_whole(door) || self.credentials.any(port))
         {
-            let (opening, begun) = opening::hear(&mut stream).await;
+            let expected = tunnel::expected(&config, &Connection::new(port));
+            let Some((opening, begun)) = opening::hear(expected, &mut stream).await else { return };
             if let Opening::Tls { name, mesh: true } = &opening
                 && self.credentials.are_own(port, name.as_deref())
             {
@@ -138,7 +139,8 @@ impl Station {
                     return self.note(&format!("*:{port} \"TLS\" - DC - (no such certificate is taken)"));
                 };
                 self.note(&format!("*:{port} \"TLS\" - - {from}"));
-                let (inside, begun) = opening::hear(&mut stream).await;
+                let expected = tunnel::expected(&config, &inside_of(port, name.as_deref()));
+                let Some((inside, begun)) = opening::hear(expected, &mut stream).await else { return };
                 let caller = Caller { peer, ends, name: Some(from), secured: Some(Secured(name.clone())) };
                 return self.enter(&config, port, caller, inside, begun, stream).await;
             }
@@ -149,7 +151,8 @@ impl Station {
                 let Some(mut stream) = self.credentials.accept(port, name.as_deref(), stream).await else {
                     return self.note(&format!("*:{port} \"TLS\" - DC - (no handshake for {name:?})"));
                 };
-                let (inside, begun) = opening::hear(&mut stream).await;
+                let expected = tunnel::expected(&config, &inside_of(port, name.as_deref()));
+                let Some((inside, begun)) = opening::hear(expected, &mut stream).await else { return };
                 let caller = Caller { peer, ends, name: None, secured: Some(Secured(name.clone())) };
                 return self.enter(&config, port, caller, inside, begun, stream).await;
             }
@@ -199,9 +202,6 @@ impl Station {
             caller.ends.map(|ends| extensions.insert(ends));
             caller.secured.clone().map(|secured| extensions.insert(secured));
             caller.name.clone().map(|name| extensions.insert(name));
-            if caller.secured.is_some() {
-                request.headers_mut().insert("x-forwarded-proto", HeaderValue::from_static("https"));
-            }
             Box::pin(Arc::clone(&self).answer(door, caller.peer, request))
         }
     }

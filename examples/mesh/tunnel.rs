@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 
 use crate::config::Config;
 use crate::message::{self, Ends};
-use crate::opening::{self, Opening};
+use crate::opening::{self, Expected, Opening};
 use crate::pool::Body;
 use crate::question::{Door, ip};
 use crate::station::Station;
@@ -63,10 +63,10 @@ pub async fn carry_on<S>(
     let config = station.config.borrow().clone();
     let Some(config) = config else { return };
     let address = ip(host).or_else(|| config.router.lookup(host).first().copied());
-    let (opening, begun) = opening::hear(&mut stream).await;
-    let hello = opening.hello();
     let mut connection = Connection::new(port).address(address);
-    connection.tls = hello;
+    let heard = opening::hear(expected(&config, &connection), &mut stream).await;
+    let Some((opening, begun)) = heard else { return };
+    connection.tls = opening.hello();
     let what = format!("{host}:{port}");
     if matches!(opening, Opening::One | Opening::Two) && is_http(&config, &connection) {
         let door = Door::Tunnel(port, address);
@@ -78,6 +78,17 @@ pub async fn carry_on<S>(
         return message::talk(stream, opening, answer).await;
     }
     carry(&station, &config, &connection, &what, begun, stream).await;
+}
+
+/// What may come through a connection of which nothing was heard yet. Where requests are looked for and nothing else has a place
+/// of its own, the client speaks first; so it does with Istio, whose `protocolDetectionTimeout` is none.
+pub fn expected(config: &Config, connection: &Connection<'_>) -> Expected {
+    match config.router.connect(connection, &Roll::random()).outcome {
+        Outcome::Connect(_) => Expected::Anything,
+        Outcome::Reset => Expected::Requests,
+        _ if config.looks_for_requests(connection) => Expected::FirstWord,
+        _ => Expected::Anything,
+    }
 }
 
 /// Whether requests through this connection are routed one by one.

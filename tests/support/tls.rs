@@ -4,6 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -135,6 +136,17 @@ pub fn knock(
     own: Option<Issued>,
     path: &str,
 ) -> std::io::Result<(String, Vec<u8>)> {
+    knock_slowly(door, (name, Duration::ZERO), protocols, own, path)
+}
+
+/// The same with a pause between the handshake and the request.
+pub fn knock_slowly(
+    door: &str,
+    (name, pause): (&str, Duration),
+    protocols: &[&[u8]],
+    own: Option<Issued>,
+    path: &str,
+) -> std::io::Result<(String, Vec<u8>)> {
     let anybody = Arc::new(Anybody::default());
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let config = config.dangerous().with_custom_certificate_verifier(anybody.clone());
@@ -150,6 +162,10 @@ pub fn knock(
     let mut tls = ClientConnection::new(Arc::new(config), server).unwrap();
     let mut socket = TcpStream::connect(door)?;
     socket.set_read_timeout(Some(PATIENCE))?;
+    if !pause.is_zero() {
+        tls.complete_io(&mut socket)?;
+        std::thread::sleep(pause);
+    }
     let mut stream = rustls::Stream::new(&mut tls, &mut socket);
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
