@@ -16,6 +16,7 @@ use crate::message;
 use crate::pool::{Body, Failed};
 use crate::record::{self, Record};
 use crate::retry::Tried;
+use crate::upstream::Kept;
 use crate::world::rule_key;
 
 /// Why an answer is as it is, for the client to see.
@@ -119,9 +120,15 @@ pub fn arrived(tried: Tried, endpoint: &Endpoint, deadline: Option<std::time::In
     let mut answer = match tried {
         Ok((response, held)) => {
             let (mut parts, body) = response.into_parts();
-            if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+            let held = if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                // The request is not over when this answer is.
+                let connection: Option<Kept> = parts.extensions.remove();
+                parts.extensions.insert(Kept::new((connection, held)));
+                Vec::new()
+            } else {
                 message::strip_hop_by_hop(&mut parts.headers);
-            }
+                held
+            };
             let body = message::Timed::new(body, deadline.map(Instant::from_std), held);
             let response = Response::from_parts(parts, body.boxed());
             Answer {

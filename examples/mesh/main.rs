@@ -62,6 +62,7 @@ mod retry;
 mod scene;
 mod serve;
 mod session;
+mod shared;
 mod spans;
 mod spiffe;
 mod station;

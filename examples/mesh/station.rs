@@ -96,7 +96,7 @@ const TIDYING: Duration = Duration::from_secs(1);
 pub async fn tidy(station: Arc<Station>) {
     loop {
         tokio::time::sleep(TIDYING).await;
-        station.upstreams.sweep();
+        station.upstreams.sweep(TIDYING);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::pool::Body;
 use crate::question::{Door, ip};
 use crate::station::Station;
 use crate::transport::{Io, Way};
-use crate::upstream::{Held, Upstream, What, now};
+use crate::upstream::{Held, Kept, Upstream, What, now};
 
 /// How long the other side may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where an upgrade was agreed on by both sides, joins them.
 pub fn splice(client: Option<OnUpgrade>, response: &mut Response<Body>) {
     let server: Option<OnUpgrade> = response.extensions_mut().remove();
+    let kept: Option<Kept> = response.extensions_mut().remove();
     let (Some(client), Some(server)) = (client, server) else { return };
     if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
         return;
@@ -40,6 +41,7 @@ pub fn splice(client: Option<OnUpgrade>, response: &mut Response<Body>) {
             // Whichever side ends it, ends it for both.
             let _ = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
         }
+        drop(kept);
     });
 }
 
@@ -145,7 +147,7 @@ async fn reach(
     use meshroute::balance::Ended;
     let (host, endpoint, held) = upstream.pick(&Ask::new(roll, now()))?;
     let way = config.way(cluster, &endpoint)?;
-    let open = upstream.hold(What::Connection(way.to)).ok()?;
+    let open = upstream.hold(What::Connection(way.to, None)).ok()?;
     let connected = way.open(&station.identity, None, cluster.policy.connect_timeout).await;
     upstream.report(host, if connected.is_ok() { Ended::Answered(200) } else { Ended::Lost });
     Some((connected.ok()?, vec![held, open], format!("{} {endpoint}", endpoint.workload)))
