@@ -42,6 +42,15 @@ spec:
   - port: {number: 443, name: https-own, protocol: HTTPS}
     hosts: [own.example.com]
     tls: {mode: MUTUAL, credentialName: own}
+  - port: {number: 443, name: https-named, protocol: HTTPS}
+    hosts: [named.example.com]
+    tls: {mode: MUTUAL, credentialName: own, subjectAltNames: [friend.example.com]}
+  - port: {number: 443, name: https-perhaps, protocol: HTTPS}
+    hosts: [perhaps.example.com]
+    tls: {mode: OPTIONAL_MUTUAL, credentialName: own, subjectAltNames: [friend.example.com]}
+  - port: {number: 443, name: https-pinned, protocol: HTTPS}
+    hosts: [pinned.example.com]
+    tls: {mode: MUTUAL, credentialName: own, verifyCertificateHash: ["00"]}
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -115,6 +124,18 @@ fn a_gateway_shows_the_certificate_of_the_host_and_asks_for_one_where_it_says_so
     assert!(ask("own.example.com", Some(Root::new("test root").issue("client"))).is_err(), "and not just any");
     let (answer, certificate) = ask("own.example.com", Some(root.issue("client"))).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK") && shows(&certificate, "own.example.com"), "{answer}");
+
+    // One of the names that the server asks for must be there; and where nothing need be shown, what is shown must be good.
+    let friend = || Some(root.issue("friend.example.com"));
+    let other = || Some(root.issue("other.example.com"));
+    for host in ["named.example.com", "perhaps.example.com"] {
+        assert!(ask(host, friend()).is_ok_and(|(answer, _)| answer.starts_with("HTTP/1.1 200 OK")), "{host}");
+        assert!(ask(host, other()).is_err(), "{host}: it has another name");
+        assert!(ask(host, Some(Root::new("test root").issue("friend.example.com"))).is_err(), "{host}: nobody vouches");
+    }
+    assert!(ask("named.example.com", None).is_err());
+    assert!(ask("perhaps.example.com", None).is_ok_and(|(answer, _)| answer.starts_with("HTTP/1.1 200 OK")));
+    assert!(ask("pinned.example.com", friend()).is_err(), "what is not understood lets nobody in");
 
     // What a client says of its own connection, and of who it is, is not believed.
     let lies =

@@ -203,6 +203,12 @@ pub struct Credential {
     pub key: PathBuf,
     /// The file of the authorities that clients are checked against; `None`: they show nothing.
     pub authorities: Option<PathBuf>,
+    /// Whether a client may also show nothing.
+    pub optional: bool,
+    /// The names, one of which a client's certificate must carry; empty: any.
+    pub names: Vec<String>,
+    /// A field that says more of clients than is understood here: nobody is let in.
+    pub beyond: Option<String>,
 }
 
 /// TLS to a host outside: `SIMPLE`, or `MUTUAL` with what it proves itself with.

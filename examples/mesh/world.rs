@@ -560,9 +560,15 @@ impl World {
         let (port, tls) = (server.port.as_ref()?, server.tls.as_ref()?);
         let mutual = match tls.mode {
             ServerTlsMode::Simple => false,
-            ServerTlsMode::Mutual | ServerTlsMode::IstioMutual => true,
+            ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual | ServerTlsMode::IstioMutual => true,
             _ => return None,
         };
+        let further = [
+            ("caCrl", tls.ca_crl.is_empty()),
+            ("verifyCertificateSpki", tls.verify_certificate_spki.is_empty()),
+            ("verifyCertificateHash", tls.verify_certificate_hash.is_empty()),
+        ];
+        let beyond = further.iter().find(|(_, unsaid)| !unsaid && mutual).map(|(field, _)| (*field).to_string());
         let own = tls.mode == ServerTlsMode::IstioMutual;
         let folder = Path::new(&self.folder);
         let files = match tls.credential_name.as_str() {
@@ -573,7 +579,17 @@ impl World {
         let host = |host: &String| host.rsplit_once('/').map_or(&**host, |(_, host)| host).to_string();
         let hosts = server.hosts.iter().map(host).collect();
         let port = u16::try_from(port.number).ok()?;
-        Some(Credential { port, hosts, own, certificate, key, authorities: mutual.then_some(authorities) })
+        Some(Credential {
+            port,
+            hosts,
+            own,
+            certificate,
+            key,
+            authorities: mutual.then_some(authorities),
+            optional: tls.mode == ServerTlsMode::OptionalMutual,
+            names: if mutual { tls.subject_alt_names.clone() } else { Vec::new() },
+            beyond,
+        })
     }
 
     /// What comes to each port of a sidecar's own pod.
