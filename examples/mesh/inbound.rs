@@ -13,7 +13,7 @@ use hyper::{HeaderMap, Method, Request, Response, Version};
 use meshroute::Roll;
 use meshroute::authorize::{Call, MutualTls};
 use meshroute::limit::{Spot, Stage};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -29,6 +29,7 @@ use crate::question;
 use crate::record::Record;
 use crate::spiffe::Name;
 use crate::station::Station;
+use crate::times::{self, times};
 use crate::tunnel;
 use crate::wire::Carries;
 use crate::workload::Workload;
@@ -131,7 +132,7 @@ async fn first(station: &Station, port: u16) -> Option<Arc<Config>> {
 }
 
 /// Goes on with a connection whose other end is known as far as it can be.
-async fn converse<S>(station: Arc<Station>, config: Arc<Config>, caller: Caller, opening: Opening, mut stream: S)
+async fn converse<S>(station: Arc<Station>, config: Arc<Config>, caller: Caller, opening: Opening, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -153,9 +154,8 @@ where
     if !ruling.is_allowed() {
         return station.note(&format!("inbound {} \"TCP\" - - {ruling}", caller.port));
     }
-    if let Ok(mut server) = dial::home(entrance.inbound.socket).await {
-        let _ = copy_bidirectional(&mut stream, &mut server).await;
-        let _ = server.shutdown().await;
+    if let Ok(server) = dial::home(entrance.inbound.socket).await {
+        times::join(stream, server, times().bytes).await;
     }
 }
 
@@ -174,6 +174,7 @@ async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Inc
     if parts.version == Version::HTTP_2 {
         message::strip_hop_by_hop(answer.response.headers_mut());
     }
+    let answer = answer.for_grpc(&parts.headers);
     answer.note(&mut record);
     // The caller's proxy says why a request came here.
     record.answered(answer.response)
@@ -197,7 +198,7 @@ async fn admit(
         return Answer::refused(403, "mutual TLS is required").closing();
     }
     let (spot, roll) = (Spot::new(caller.port).encrypted(caller.name.is_some()), Roll::random());
-    if let Some(refused) = station.admission.limited((Stage::First, &spot), &roll, &parts.headers, record) {
+    if let Some(refused) = station.admission.limited((Stage::First, &spot), &roll, record) {
         return refused;
     }
     if parts.method == Method::CONNECT {
@@ -212,10 +213,10 @@ async fn admit(
     let principal = caller.name.as_ref().map(Name::principal);
     let asked = meshroute::Request::new(parts.method.as_str(), &authority, path).headers(&parts.headers);
     let call = Call::new(caller.port).principal(principal).source(caller.ends.remote.ip());
-    if let Some(refused) = admission::refused(&config.guard, &call.request(&asked), &parts.headers, record) {
+    if let Some(refused) = admission::refused(&config.guard, &call.request(&asked), record) {
         return refused;
     }
-    if let Some(refused) = station.admission.limited((Stage::Last, &spot), &roll, &parts.headers, record) {
+    if let Some(refused) = station.admission.limited((Stage::Last, &spot), &roll, record) {
         return refused;
     }
     introduce(station, caller, &mut parts.headers);

@@ -4,7 +4,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::Failure;
 use crate::opening::{self, Opening};
 use crate::patience::{self, Answer, Patient};
 use crate::pool::{Body, Coming};
+use crate::times::{Stalled, Standstill, Stirring, times};
 use crate::upstream::Held;
 
 /// The largest head of a request; a larger one is answered 431.
@@ -30,6 +32,9 @@ const MAX_HEAD: usize = 64 << 10;
 /// Of a request: its head says in two ways where its body ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Ambiguous;
+
+/// How long a client of HTTP/2 that is left may take to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The sockets at both ends of a client's connection.
 #[derive(Clone, Copy, Debug)]
@@ -103,13 +108,24 @@ where
 {
     // However it ends, the client sees it.
     if opening == Opening::Two {
+        let active = Active::default();
+        let among = active.clone();
         let service = service_fn(move |request| {
-            let response = handler(request);
-            async move { Ok::<_, Infallible>(response.await) }
+            let (response, one) = (handler(request), among.enter());
+            async move { Ok::<_, Infallible>(response.await.map(|body| Counted { body, _one: one })) }
         });
         let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).max_header_list_size(MAX_HEAD as u32).max_concurrent_streams(256);
-        let _ = http.serve_connection(TokioIo::new(stream), service).await;
+        let (stream, stir) = Stirring::new(stream);
+        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+        let quiet = stir.end(|| if active.any() { times().stream } else { times().connection });
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = quiet => {}
+        }
+        // Whoever is still there learns that nothing more is taken, and is left.
+        connection.as_mut().graceful_shutdown();
+        let _ = timeout(FAREWELL, connection).await;
         return;
     }
     let stream = Patient::new(stream);
@@ -132,6 +148,47 @@ where
     let mut http = hyper::server::conn::http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(MAX_HEAD);
     let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+}
+
+/// The requests of a connection that are being answered.
+#[derive(Clone, Default)]
+struct Active(Arc<()>);
+
+impl Active {
+    fn enter(&self) -> Active {
+        self.clone()
+    }
+
+    /// Whether there are any, beside the connection's own two.
+    fn any(&self) -> bool {
+        Arc::strong_count(&self.0) > 2
+    }
+}
+
+/// An answer's body, with whose end a request is over.
+struct Counted<B> {
+    body: B,
+    _one: Active,
+}
+
+impl<B: hyper::body::Body + Unpin> hyper::body::Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// What the client asks the connection to become, if it does.
@@ -269,6 +326,7 @@ impl std::error::Error for Late {}
 pub struct Timed {
     body: Coming,
     deadline: Option<Pin<Box<Sleep>>>,
+    standstill: Standstill,
     /// What its request takes up until then.
     held: Vec<Held>,
 }
@@ -276,7 +334,8 @@ pub struct Timed {
 impl Timed {
     /// A body, and the time by which it must have come; `None`: any.
     pub fn new(body: Coming, deadline: Option<Instant>, held: Vec<Held>) -> Self {
-        Timed { body, deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))), held }
+        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        Timed { body, deadline, standstill: Standstill::new(times().stream), held }
     }
 }
 
@@ -285,14 +344,23 @@ impl hyper::body::Body for Timed {
     type Error = Failure;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        // Also where there is always more to read, and it is the client that takes its time.
+        if self.deadline.as_ref().is_some_and(|deadline| deadline.deadline() <= Instant::now()) {
+            return Poll::Ready(Some(Err(Late.into())));
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.standstill.moved();
             if frame.is_none() || self.body.is_end_stream() {
                 self.held.clear();
             }
             return Poll::Ready(frame);
         }
-        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
-        deadline.as_mut().poll(cx).map(|()| Some(Err(Late.into())))
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(Late.into())));
+        }
+        self.standstill.poll(cx).map(|()| Some(Err(Stalled.into())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -16,10 +16,10 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::times::{Times, times};
+
 /// How long a client may take for the head of a request.
 pub const HEAD: Duration = Duration::from_secs(10);
-/// How long one may take before the next request, as with Envoy's `idle_timeout`.
-const IDLE: Duration = Duration::from_secs(3600);
 
 /// Whose turn it is on a connection, and what was last heard on it.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ const ROOM: usize = 1 << 10;
 
 /// A head has begun, or is the first.
 const HEARING: u8 = 0;
-/// A request is being answered.
+/// A request is being answered: as long as something moves, nobody is hurried.
 const ANSWERING: u8 = 1;
 /// The last answer is out.
 const RESTING: u8 = 2;
@@ -105,15 +105,29 @@ pub struct Patient<S> {
     enough: Pin<Box<Sleep>>,
     /// For which turn that was reckoned.
     reckoned: Option<u8>,
+    /// When it is enough of a rest.
+    due: Instant,
     /// In which turn something was last read.
     last: u8,
+    /// Whether something has come or gone since the last look.
+    moved: bool,
+    times: Times,
 }
 
 impl<S> Patient<S> {
     /// A connection on which the first request is due.
     pub fn new(stream: S) -> Self {
         let turn = Turn(Arc::new((AtomicU8::new(HEARING), Mutex::default())));
-        Patient { stream, turn, enough: Box::pin(sleep(HEAD)), reckoned: Some(HEARING), last: HEARING }
+        Patient {
+            stream,
+            turn,
+            enough: Box::pin(sleep(HEAD)),
+            reckoned: Some(HEARING),
+            due: Instant::now(),
+            last: HEARING,
+            moved: false,
+            times: times(),
+        }
     }
 
     /// To be told whose turn it is.
@@ -123,15 +137,57 @@ impl<S> Patient<S> {
 
     /// Whether it is enough for this turn.
     fn poll_enough(&mut self, turn: u8, cx: &mut Context<'_>) -> Poll<()> {
-        let patience = match turn {
-            HEARING => HEAD,
-            RESTING => IDLE,
-            _ => return Poll::Pending,
-        };
-        if self.reckoned.replace(turn) != Some(turn) {
-            self.enough.as_mut().reset(Instant::now() + patience);
+        let fresh = self.reckoned != Some(turn);
+        match turn {
+            HEARING | RESTING if fresh => {
+                let now = Instant::now();
+                self.reckoned = Some(turn);
+                self.due = now + if turn == HEARING { HEAD } else { self.times.connection };
+                let look = self.next_look(now);
+                self.enough.as_mut().reset(look);
+            }
+            RELEASED => return Poll::Pending,
+            _ => {}
         }
-        self.enough.as_mut().poll(cx)
+        loop {
+            ready!(self.enough.as_mut().poll(cx));
+            let now = Instant::now();
+            let (moved, resting) = (std::mem::take(&mut self.moved), self.due > now && turn == RESTING);
+            // The timer goes on as it is when a request has come: what was set for the last turn says nothing of this one.
+            let again = if turn == ANSWERING { moved || self.reckoned.replace(turn) != Some(turn) } else { resting };
+            if !again {
+                return Poll::Ready(());
+            }
+            let next = if turn == ANSWERING { now + self.times.stream } else { self.next_look(now) };
+            self.enough.as_mut().reset(next);
+        }
+    }
+
+    /// Never later than a request that comes meanwhile may stand still: to put a timer off costs next to nothing, to bring it
+    /// forward does.
+    fn next_look(&self, now: Instant) -> Instant {
+        self.due.min(now + self.times.stream)
+    }
+
+    /// Something came or went.
+    fn moves(&mut self, turn: u8) {
+        self.moved |= turn == ANSWERING;
+    }
+}
+
+impl<S> Patient<S> {
+    /// How a write went; one that a client does not make room for ends the connection in time.
+    fn watched(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let turn = self.turn.now();
+        if written.is_ready() {
+            self.moves(turn);
+            return written;
+        }
+        if turn == ANSWERING {
+            ready!(self.poll_enough(turn, cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
     }
 }
 
@@ -145,6 +201,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
                 self.turn.hear(&buf.filled()[before..], fresh);
             }
             self.last = turn;
+            self.moves(turn);
             if turn == RESTING {
                 self.turn.state().store(HEARING, Ordering::Release);
                 self.reckoned = None;
@@ -158,7 +215,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watched(written, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -174,7 +232,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.watched(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {

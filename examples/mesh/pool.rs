@@ -355,7 +355,7 @@ impl Upstream {
             Err(mut error) => match error.take_message() {
                 Some(unsent) if used => Err(Stuck::Unsent(Box::new(unsent))),
                 Some(_) => Err(Stuck::Lost(Failure::Before.into())),
-                None => Err(Stuck::Lost(Failure::Reset.into())),
+                None => Err(Stuck::Lost(how(error.error()).into())),
             },
         }
     }
@@ -410,6 +410,15 @@ impl Upstream {
         drop(state);
         drop(over);
         self.freed.notify_waiters();
+    }
+}
+
+/// How a request that was sent has failed. Of one that was refused, nothing was done (RFC 9113, section 8.7).
+fn how(error: &hyper::Error) -> Failure {
+    let of_stream = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    match of_stream.and_then(h2::Error::reason) {
+        Some(h2::Reason::REFUSED_STREAM) => Failure::Refused,
+        _ => Failure::Reset,
     }
 }
 

@@ -242,6 +242,7 @@ impl Station {
         if parts.version == Version::HTTP_2 {
             message::strip_hop_by_hop(answer.response.headers_mut());
         }
+        let answer = answer.for_grpc(&parts.headers);
         answer.note(&mut record);
         record.answered(answer.labelled())
     }
@@ -328,13 +329,13 @@ impl Station {
         record: &mut Record,
     ) -> Option<Answer> {
         let spot = spot(port, decision, parts);
-        if let Some(answer) = self.admission.limited((Stage::First, &spot), roll, &parts.headers, record) {
+        if let Some(answer) = self.admission.limited((Stage::First, &spot), roll, record) {
             return Some(answer);
         }
         let principal = parts.extensions.get::<Name>().map(Name::principal);
         let mut call = Call::new(port).principal(principal).source(peer.ip()).request(asked);
         call.sni = asked.tls.and_then(|hello| hello.sni);
-        admission::refused(&config.guard, &call, &parts.headers, record)
+        admission::refused(&config.guard, &call, record)
     }
 
     /// The same for one that has been let in, and for which no fault was injected.
@@ -352,7 +353,7 @@ impl Station {
             Outcome::Refuse(refusal) if refusal.flag == "FI" => None,
             _ => {
                 let spot = spot(port, decision, parts);
-                self.admission.limited((Stage::Last, &spot), roll, &parts.headers, record)
+                self.admission.limited((Stage::Last, &spot), roll, record)
             }
         }
     }

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use meshroute::balance::Ask;
 use meshroute::plan::Cluster;
 use meshroute::{Connection, Outcome, Request, Roll};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use crate::config::Config;
 use crate::message::{self, Ends};
@@ -22,6 +22,7 @@ use crate::opening::{self, Expected, Opening};
 use crate::pool::Body;
 use crate::question::{Door, ip};
 use crate::station::Station;
+use crate::times::{self, times};
 use crate::transport::{Io, Way};
 use crate::upstream::{Held, Kept, Upstream, What, now};
 
@@ -39,7 +40,7 @@ pub fn splice(client: Option<OnUpgrade>, response: &mut Response<Body>) {
     tokio::spawn(async move {
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
             // Whichever side ends it, ends it for both.
-            let _ = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
+            times::join(TokioIo::new(client), TokioIo::new(server), times().bytes).await;
         }
         drop(kept);
     });
@@ -107,7 +108,7 @@ pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &Connection<'_>,
     what: &str,
     begun: Vec<u8>,
-    mut stream: S,
+    stream: S,
 ) {
     let roll = Roll::random();
     let decision = config.router.connect(connection, &roll);
@@ -126,14 +127,25 @@ pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         },
         _ => None,
     };
+    let patience = match decision.outcome {
+        Outcome::Connect(to) => idle(to.cluster),
+        _ => times().bytes,
+    };
     let Some((mut server, _held, upstream)) = reached else {
         station.note(&format!("{what} \"TCP\" - UH - (nobody takes this connection)"));
         return;
     };
     station.note(&format!("{what} \"TCP\" - - {upstream}"));
     if server.write_all(&begun).await.is_ok() {
-        let _ = copy_bidirectional(&mut stream, &mut server).await;
+        times::join(stream, server, patience).await;
     }
+}
+
+/// How long bytes to a cluster may pause.
+fn idle(cluster: &Cluster) -> Duration {
+    let tcp = cluster.policy.connection_pool.as_ref().and_then(|pool| pool.tcp.as_ref());
+    let written = tcp.and_then(|tcp| tcp.idle_timeout).and_then(|time| time.to_std());
+    written.map_or(times().bytes, |time| if time.is_zero() { Duration::MAX } else { time })
 }
 
 /// A connection to one of a cluster's endpoints, and what it takes up.

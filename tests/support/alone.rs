@@ -79,7 +79,7 @@ pub fn raw(port: u16, policy: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: raw}}\nspec:\n  selector: {{app: raw}}\n  ports:\n  - {{name: grpc, port: \
          80, targetPort: {port}}}\n  - {{name: anything, port: 81, targetPort: {port}}}\n  - {{name: http, port: 82, targetPort: \
-         {port}}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: raw, labels: {{app: raw}}}}\nspec: {{containers: [{{name: raw, \
+         {port}}}\n  - {{name: tcp, port: 83, targetPort: {port}}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: raw, labels: {{app: raw}}}}\nspec: {{containers: [{{name: raw, \
          ports: [{{containerPort: {port}}}]}}]}}\nstatus: {{podIP: 127.0.0.1, conditions: [{{type: Ready, status: 'True'}}]}}\n\
          ---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: raw}}\nspec: {{host: raw, trafficPolicy: \
          {policy}}}\n"
@@ -95,7 +95,7 @@ pub struct Seen {
 
 /// An upstream that speaks either HTTP. What a request wants, its path and query say:
 /// `/hold?MS`: an answer after so long; `/grpc?CODE`: gRPC's status alone; `/drip?MS`: a body in ten pieces over so long;
-/// `/stall`: a body that begins; `/echo`: the request's own; else the request as it came. An upgrade is echoed.
+/// `/stall`: a body that begins; `/flood`: one that never ends; `/flaky`: 503 the first time; `/echo`: the request's own; else the request as it came. An upgrade is echoed.
 pub async fn upstream(streams: u32) -> (u16, Arc<Seen>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, seen) = (listener.local_addr().unwrap().port(), Arc::new(Seen::default()));
@@ -115,8 +115,8 @@ async fn serve(stream: TcpStream, peer: SocketAddr, streams: u32, seen: Arc<Seen
         tokio::task::yield_now().await;
     }
     let service = service_fn(move |request| {
-        seen.requests.fetch_add(1, Ordering::SeqCst);
-        async move { Ok::<_, Infallible>(answer(request, peer).await) }
+        let first = seen.requests.fetch_add(1, Ordering::SeqCst) == 0;
+        async move { Ok::<_, Infallible>(answer(request, peer, first).await) }
     });
     if &first == b"PRI" {
         let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -129,7 +129,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, streams: u32, seen: Arc<Seen
 
 type Answered = Response<BoxBody<Bytes, hyper::Error>>;
 
-async fn answer(mut request: Request<Incoming>, peer: SocketAddr) -> Answered {
+async fn answer(mut request: Request<Incoming>, peer: SocketAddr, first: bool) -> Answered {
     let number = request.uri().query().and_then(|query| query.parse().ok()).unwrap_or(0);
     if request.headers().contains_key("upgrade") {
         let upgrade = hyper::upgrade::on(&mut request);
@@ -155,6 +155,15 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr) -> Answered {
             answer
         }
         "/drip" => Response::new(dripping(number)),
+        "/flood" => Response::new(BodyExt::boxed(Flood)),
+        // The first one fails, and what comes after it gets its own body back, with its trailers.
+        "/flaky" if first => {
+            let mut answer = Response::new(full("not now"));
+            let _ = request.into_body().frame().await;
+            *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            answer
+        }
+        "/flaky" => Response::new(request.into_body().boxed()),
         "/stall" => Response::builder().header("content-length", "10").body(dripping(600_000)).unwrap(),
         "/echo" => Response::new(request.into_body().boxed()),
         path => {
@@ -188,6 +197,21 @@ fn dripping(time: u64) -> BoxBody<Bytes, hyper::Error> {
         }
     });
     BodyExt::boxed(Channel(receiver))
+}
+
+/// A body without an end, as fast as it is read.
+struct Flood;
+
+impl hyper::body::Body for Flood {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        std::task::Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'x'; 16 << 10])))))
+    }
 }
 
 /// A body that somebody else makes.
