@@ -6,11 +6,14 @@ mod alone;
 #[path = "support/served.rs"]
 mod served;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use alone::{Alone, upstream};
+use alone::{Alone, raw, upstream};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
@@ -120,4 +123,70 @@ async fn one_too_many_costs_no_connection_and_one_that_rests_for_long_is_closed(
     tokio::time::sleep(Duration::from_millis(4500)).await;
     assert_eq!(answered(second.send_request(asked("http://raw:82/hold?0"))).await.0, 200);
     assert_eq!(seen.connections.load(SeqCst), 3);
+}
+
+/// A server that says at which address it was found, and nothing else.
+fn telling() -> u16 {
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = write!(stream, "{}", stream.local_addr().unwrap().ip());
+        }
+    });
+    port
+}
+
+/// What comes through a tunnel, for a client at this address.
+fn tunnelled(alone: &Alone, from: Ipv4Addr, to: &str) -> String {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&alone.proxy.parse::<SocketAddr>().unwrap().into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n").unwrap();
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text);
+    text.split_once("\r\n\r\n").map(|(_, text)| text.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn connections_stick_to_an_endpoint_by_the_clients_address() {
+    let port = telling();
+    let pod = |n: u8| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: raw-{n}, labels: {{app: raw}}}}\nspec: {{containers: [{{name: raw, \
+             ports: [{{containerPort: {port}}}]}}]}}\nstatus: {{podIP: 127.0.0.{n}, conditions: [{{type: Ready, status: 'True'}}]}}\n"
+        )
+    };
+    let policy = "{loadBalancer: {consistentHash: {useSourceIp: true}}}";
+    let pods: String = (2..6).map(pod).collect();
+    let alone = Alone::start("by-source", &(raw(port, policy) + &pods), &[]);
+    let of = |client: u8| -> BTreeSet<String> {
+        (0..4).map(|_| tunnelled(&alone, Ipv4Addr::new(127, 0, 1, client), "raw:83")).collect()
+    };
+    let found: Vec<_> = (1..13).map(of).collect();
+    assert!(found.iter().all(|pods| pods.len() == 1), "{found:?}");
+    assert!(found.iter().flatten().collect::<BTreeSet<_>>().len() > 1, "{found:?}");
+}
+
+#[tokio::test]
+async fn where_nobody_says_where_a_host_is_its_client_does() {
+    let ((port, _seen), bytes) = (upstream(100).await, telling());
+    let entry = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: outside}}\nspec:\n  hosts: [outside.example]\n  \
+         addresses: [127.0.0.3]\n  ports: [{{number: {port}, name: http, protocol: HTTP}}, {{number: {bytes}, name: tcp, protocol: \
+         TCP}}]\n  resolution: NONE\n"
+    );
+    let alone = Alone::start("original", &entry.replace("127.0.0.3", "127.0.0.1"), &[]);
+    for host in ["outside.example", "127.0.0.1"] {
+        let mut request = asked(&format!("http://{host}:{port}/hold?0"));
+        request.headers_mut().insert("host", format!("{host}:{port}").parse().unwrap());
+        assert_eq!(answered(alone.one().await.send_request(request)).await.0, 200, "{host}");
+    }
+    let alone = Alone::start("original-bytes", &entry, &[]);
+    let told = tokio::task::spawn_blocking(move || {
+        ["outside.example", "127.0.0.3"].map(|to| tunnelled(&alone, Ipv4Addr::LOCALHOST, &format!("{to}:{bytes}")))
+    });
+    assert_eq!(told.await.unwrap(), ["127.0.0.3"; 2]);
 }

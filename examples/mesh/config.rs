@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::header::HeaderValue;
 use meshroute::authorize::Guard;
 use meshroute::model::destination_rule::ClientTlsMode;
-use meshroute::plan::{Cluster, Endpoint, Target};
+use meshroute::plan::{Cluster, Endpoint, LoadBalancer, Target};
 use meshroute::{Connection, Decision, Outcome, Router};
 
 use crate::metrics::Via;
@@ -144,6 +144,14 @@ impl Config {
         let outside =
             self.outside.get(&*cluster.name).map(|origin| Box::new(Abroad { origin: Arc::clone(origin), host: None }));
         Some(Way { to: self.real(address)?, peer, sni, outside })
+    }
+
+    /// The endpoint that a client itself has chosen by dialling it, where a cluster leaves it to the client: a ServiceEntry
+    /// without resolution, or `PASSTHROUGH`. `None`: it does not, or nobody knows what was dialled, or that is not reached.
+    pub fn original(&self, cluster: &Cluster, dialled: Option<SocketAddr>) -> Option<Endpoint> {
+        let left = cluster.policy.load_balancer == LoadBalancer::Passthrough;
+        let dialled = dialled.filter(|dialled| left && self.real(*dialled).is_some())?;
+        Some(Endpoint::new(&dialled.ip().to_string(), dialled.port(), ""))
     }
 
     /// Where a made-up address really is. This mesh reaches nothing beyond loopback and its pods' namespaces.

@@ -98,14 +98,37 @@ impl Trip<'_> {
     /// Does what the decision says, up to the head of an answer.
     pub async fn set_out(&self, door: Door, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
         match self.decision.outcome {
-            Outcome::Forward(to) | Outcome::Connect(to) => self.forward(to, head, tongue, body).await,
+            Outcome::Forward(to) | Outcome::Connect(to) => {
+                let original = self.config.original(to.cluster, self.dialled(door));
+                self.forward(to, original, head, tongue, body).await
+            }
             Outcome::Passthrough => self.pass_through(door, head, tongue, body).await,
             _ => Answer::refused(502, "nobody takes this connection"),
         }
     }
 
-    /// Forwards to one of a cluster's endpoints, and to another if the route says so.
-    async fn forward(&self, to: Forwarded<'_>, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
+    /// Where the client has sent its request, as it would have without a proxy. What comes to a gateway was sent to that.
+    fn dialled(&self, door: Door) -> Option<SocketAddr> {
+        let address = match door {
+            Door::Gateway(_) => None,
+            Door::Tunnel(_, address) => address,
+            Door::Proxy(_) => {
+                let host = &self.question.host;
+                ip(host).or_else(|| self.config.router.lookup(host).first().copied())
+            }
+        };
+        Some(SocketAddr::new(address?, self.question.port))
+    }
+
+    /// Forwards to one of a cluster's endpoints, and to another if the route says so. `original`: the client has chosen one.
+    async fn forward(
+        &self,
+        to: Forwarded<'_>,
+        original: Option<Endpoint>,
+        head: Request<()>,
+        tongue: Tongue,
+        body: Incoming,
+    ) -> Answer {
         let cargo = match Cargo::load(body).await {
             Ok(cargo) => cargo,
             Err(error) if error.is::<Stalled>() => return stalled(408).closing(),
@@ -129,7 +152,7 @@ impl Trip<'_> {
             retry,
             record: Some(self.record),
         };
-        let tries = self.tries(&errand, &sticky, &cargo);
+        let tries = self.tries(&errand, original, &sticky, &cargo);
         let mut answer = match &upload {
             Some(upload) => settled(upload, time, tries).await,
             None => tries.await,
@@ -140,19 +163,25 @@ impl Trip<'_> {
         answer
     }
 
-    async fn tries(&self, errand: &Errand<'_>, sticky: &Sticky, cargo: &Cargo) -> Answer {
+    async fn tries(&self, errand: &Errand<'_>, original: Option<Endpoint>, sticky: &Sticky, cargo: &Cargo) -> Answer {
         let mut tries = errand.retry.map(Tries::new);
         let (mut before, mut _retrying): (Vec<HostId>, Option<Held>) = (Vec::new(), None);
         loop {
             let passed = if errand.retry.is_some_and(|retry| retry.ignore_previous_hosts) { &before[..] } else { &[] };
             let mut ask = Ask::new(self.roll, now());
             (ask.hash, ask.before) = (sticky.hash, passed);
-            let Some((host, endpoint, held)) = errand.upstream.pick(&ask) else {
+            let picked = match &original {
+                Some(endpoint) => Some((None, endpoint.clone(), None)),
+                None => errand.upstream.pick(&ask).map(|(host, endpoint, held)| (Some(host), endpoint, Some(held))),
+            };
+            let Some((host, endpoint, held)) = picked else {
                 return Answer::made_here(503, "UH", "no healthy upstream");
             };
             let tried = self.attempt(errand, &endpoint, held, cargo).await;
-            errand.upstream.report(host, retry::report_on(&tried));
-            before.push(host);
+            if let Some(host) = host {
+                errand.upstream.report(host, retry::report_on(&tried));
+                before.push(host);
+            }
             let draw = Roll::seeded(self.roll.draw(Purpose::Endpoint)).draw(Purpose::Mirror(before.len() as u16));
             let open = !cargo.is_spent() && !retry::is_past(errand.deadline());
             let verdict = match &mut tries {
@@ -177,7 +206,7 @@ impl Trip<'_> {
     }
 
     /// One try, within its time.
-    async fn attempt(&self, errand: &Errand<'_>, endpoint: &Endpoint, held: Held, cargo: &Cargo) -> Tried {
+    async fn attempt(&self, errand: &Errand<'_>, endpoint: &Endpoint, held: Option<Held>, cargo: &Cargo) -> Tried {
         let Some(way) = self.config.way(errand.cluster, endpoint) else {
             return Err(Failure::Connect.into());
         };
@@ -188,7 +217,7 @@ impl Trip<'_> {
             None => sending.await,
         };
         tried.map(|(response, mut taken)| {
-            taken.push(held);
+            taken.extend(held);
             (response, taken)
         })
     }

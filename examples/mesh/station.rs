@@ -187,7 +187,8 @@ impl Station {
             if !ruling.is_allowed() {
                 return self.note(&format!("*:{port} \"TCP\" - - {ruling}"));
             }
-            return tunnel::carry(&self, config, &connection, &format!("*:{port}"), begun, stream).await;
+            return tunnel::carry(&self, config, &connection, (&format!("*:{port}"), caller.peer.ip()), begun, stream)
+                .await;
         }
         if matches!(opening, Opening::One | Opening::Two) {
             let answering = self.answering(Door::Gateway(port), caller);

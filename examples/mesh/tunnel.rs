@@ -3,7 +3,7 @@
 //! Of a tunnel only the beginning is looked at: what speaks HTTP is served as HTTP, request by request; all else goes on
 //! as a whole to where the router says.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use hyper::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use meshroute::balance::Ask;
-use meshroute::plan::Cluster;
+use meshroute::balance::{Ask, Ended, key};
+use meshroute::plan::{Cluster, Endpoint};
 use meshroute::{Connection, Outcome, Request, Roll};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
@@ -80,7 +80,7 @@ pub async fn carry_on<S>(
         };
         return message::talk(stream, opening, answer).await;
     }
-    carry(&station, &config, &connection, &what, begun, stream).await;
+    carry(&station, &config, &connection, (&what, peer.ip()), begun, stream).await;
 }
 
 /// What may come through a connection of which nothing was heard yet. Where requests are looked for and nothing else has a place
@@ -106,7 +106,7 @@ pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     station: &Station,
     config: &Config,
     connection: &Connection<'_>,
-    what: &str,
+    (what, peer): (&str, IpAddr),
     begun: Vec<u8>,
     stream: S,
 ) {
@@ -116,7 +116,11 @@ pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     let reached = match decision.outcome {
         Outcome::Connect(to) => {
             let upstream = station.upstreams.of(to.cluster);
-            reach(station, config, to.cluster, &upstream, roll).await
+            let original = connection.address.map(|address| SocketAddr::new(address, connection.port));
+            match config.original(to.cluster, original) {
+                Some(endpoint) => through(station, config, to.cluster, &upstream, &endpoint).await.ok(),
+                None => reach(station, config, to.cluster, &upstream, (roll, peer)).await,
+            }
         }
         Outcome::Passthrough => match asked.and_then(|ip| config.real(SocketAddr::new(ip, connection.port))) {
             Some(socket) => {
@@ -148,19 +152,50 @@ fn idle(cluster: &Cluster) -> Duration {
     written.map_or(times().bytes, |time| if time.is_zero() { Duration::MAX } else { time })
 }
 
-/// A connection to one of a cluster's endpoints, and what it takes up.
+/// A connection, what it takes up, and where it leads in words.
+type Reached = (Box<dyn Io>, Vec<Held>, String);
+
+/// A connection to one of a cluster's endpoints.
 async fn reach(
     station: &Station,
     config: &Config,
     cluster: &Cluster,
     upstream: &Arc<Upstream>,
-    roll: Roll,
-) -> Option<(Box<dyn Io>, Vec<Held>, String)> {
-    use meshroute::balance::Ended;
-    let (host, endpoint, held) = upstream.pick(&Ask::new(roll, now()))?;
-    let way = config.way(cluster, &endpoint)?;
-    let open = upstream.hold(What::Connection(way.to, None)).ok()?;
+    (roll, peer): (Roll, IpAddr),
+) -> Option<Reached> {
+    let mut ask = Ask::new(roll, now());
+    ask.hash = key::of_connection(&cluster.policy, peer);
+    let (host, endpoint, held) = upstream.pick(&ask)?;
+    let reached = through(station, config, cluster, upstream, &endpoint).await;
+    match &reached {
+        Ok(_) => upstream.report(host, Ended::Answered(200)),
+        Err(Untried::Failed) => upstream.report(host, Ended::Lost),
+        Err(Untried::Refused) => {}
+    }
+    let (server, mut taken, to) = reached.ok()?;
+    taken.push(held);
+    Some((server, taken, to))
+}
+
+/// Why there is no connection to an endpoint.
+enum Untried {
+    /// It was not even tried: the cluster is full, or the way is unknown.
+    Refused,
+    /// It came to nothing.
+    Failed,
+}
+
+/// A connection to this endpoint of a cluster.
+async fn through(
+    station: &Station,
+    config: &Config,
+    cluster: &Cluster,
+    upstream: &Arc<Upstream>,
+    endpoint: &Endpoint,
+) -> Result<Reached, Untried> {
+    let way = config.way(cluster, endpoint).ok_or(Untried::Refused)?;
+    let open = upstream.hold(What::Connection(way.to, None)).map_err(|_| Untried::Refused)?;
     let connected = way.open(&station.identity, None, cluster.policy.connect_timeout).await;
-    upstream.report(host, if connected.is_ok() { Ended::Answered(200) } else { Ended::Lost });
-    Some((connected.ok()?, vec![held, open], format!("{} {endpoint}", endpoint.workload)))
+    let server = connected.map_err(|_| Untried::Failed)?;
+    Ok((server, vec![open], format!("{} {endpoint}", endpoint.workload).trim_start().to_string()))
 }
