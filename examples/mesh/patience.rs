@@ -118,15 +118,16 @@ impl<S> Patient<S> {
     /// A connection on which the first request is due.
     pub fn new(stream: S) -> Self {
         let turn = Turn(Arc::new((AtomicU8::new(HEARING), Mutex::default())));
+        let times = times();
         Patient {
             stream,
             turn,
-            enough: Box::pin(sleep(HEAD)),
+            enough: Box::pin(sleep(HEAD.min(times.stream))),
             reckoned: Some(HEARING),
-            due: Instant::now(),
+            due: Instant::now() + HEAD,
             last: HEARING,
             moved: false,
-            times: times(),
+            times,
         }
     }
 
@@ -152,9 +153,9 @@ impl<S> Patient<S> {
         loop {
             ready!(self.enough.as_mut().poll(cx));
             let now = Instant::now();
-            let (moved, resting) = (std::mem::take(&mut self.moved), self.due > now && turn == RESTING);
+            let (moved, early) = (std::mem::take(&mut self.moved), self.due > now);
             // The timer goes on as it is when a request has come: what was set for the last turn says nothing of this one.
-            let again = if turn == ANSWERING { moved || self.reckoned.replace(turn) != Some(turn) } else { resting };
+            let again = if turn == ANSWERING { moved || self.reckoned.replace(turn) != Some(turn) } else { early };
             if !again {
                 return Poll::Ready(());
             }
