@@ -144,7 +144,7 @@ impl Mesh {
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: shop\r\n\r\n";
 
 /// Heads that are none, and the statuses with which they may be refused; `{}` is where the target begins.
-const REFUSED: [(&str, &str); 24] = [
+const REFUSED: [(&str, &str); 27] = [
     // Lengths that contradict each other, or are none.
     ("POST {}/echo HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "400"),
     ("POST {}/echo HTTP/1.1\r\nHost: shop\r\nContent-Length: 3, 4\r\n\r\nabcd", "400"),
@@ -152,6 +152,10 @@ const REFUSED: [(&str, &str); 24] = [
     ("POST {}/echo HTTP/1.1\r\nHost: shop\r\nContent-Length: 0x3\r\n\r\nabc", "400"),
     ("POST {}/echo HTTP/1.1\r\nHost: shop\r\nContent-Length: 3 3\r\n\r\nabc", "400"),
     ("POST {}/echo HTTP/1.1\r\nHost: shop\r\nContent-Length: 99999999999999999999\r\n\r\nabc", "400"),
+    // A length beside chunks, which is how one request is made to look like two.
+    ("POST {}/echo HTTP/1.1\r\nHost: shop\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+    ("POST {}/echo HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\nCONTENT-LENGTH: 6\r\n\r\n0\r\n\r\n", "400"),
+    ("POST {}/echo HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\nContent-Length: x\n\n0\r\n\r\n", "400"),
     // Codings that one reader may know and the next one not.
     ("POST {}/echo HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "501"),
     ("POST {}/echo HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", "400 501"),
@@ -181,6 +185,7 @@ fn what_is_no_http_is_refused_at_every_door() {
     what_may_be_read_in_two_ways_is_refused(&mesh);
     bodies_that_break_off_or_lie_end_their_connection(&mesh);
     heads_that_are_too_large_are_refused(&mesh);
+    nothing_gets_around_http_where_a_port_is_declared_as_http(&mesh);
     discovery_hears_nobody_who_says_nonsense(&mesh);
 }
 
@@ -229,11 +234,6 @@ fn bodies_that_break_off_or_lie_end_their_connection(mesh: &Mesh) {
             let whole = answer.contains("\r\n0\r\n\r\n") && answer.starts_with("HTTP/1.1 200");
             assert!(!whole, "{}: {answer} for {body:?}: it never had an end", door.name);
         }
-        // Chunks go before a length (RFC 9112, section 6.3), and what is behind them is no request of this client's any more.
-        let both =
-            "POST {}/echo HTTP/1.1\r\nHost: shop\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-        let answer = door.says(&format!("{both}{HIDDEN}"));
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{}: {answer}", door.name);
         // A head that ends in the middle, and a body that does; their clients are gone for good.
         for text in [
             "GET {}/na",
@@ -243,6 +243,24 @@ fn bodies_that_break_off_or_lie_end_their_connection(mesh: &Mesh) {
             door.dial().write_all(door.of(text).as_bytes()).unwrap();
         }
         assert!(door.serves());
+    }
+}
+
+/// A pod believes what its sidecar says of callers, so nobody may reach it without being read as HTTP first.
+fn nothing_gets_around_http_where_a_port_is_declared_as_http(mesh: &Mesh) {
+    let [_, door, _] = mesh.doors();
+    let spoofed =
+        "/headers HTTP/1.1\r\nHost: shop\r\nX-Forwarded-Client-Cert: By=me;URI=spoofed\r\nConnection: close\r\n\r\n";
+    for (before, pause, method) in [("", 500, "GET"), ("\r\n", 0, "GET"), ("", 0, "get"), ("", 0, "x-odd!")] {
+        let mut stream = door.dial();
+        stream.write_all(before.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(pause));
+        let _ = stream.write_all(format!("{method} {spoofed}").as_bytes());
+        let answer = rest(&mut stream);
+        assert!(answer.starts_with("HTTP/1.1 ") && !answer.contains("spoofed"), "{before:?} {method}: {answer}");
+    }
+    for nonsense in ["\u{1}\u{2}\r\n\r\n", "{\"a\": 1}\r\n\r\n", "SSH-2.0-a\r\n\r\n"] {
+        assert!(door.says(nonsense).starts_with("HTTP/1.1 400 "), "{nonsense:?}");
     }
 }
 

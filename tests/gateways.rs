@@ -11,7 +11,7 @@ use std::io::{Read as _, Write as _};
 use std::time::Instant;
 
 use served::{Folder, PATIENCE, Served, exchange, get};
-use tls::{Issued, Root, knock};
+use tls::{Issued, Root, knock, knock_slowly};
 
 const SHOP: &str = r#"
 apiVersion: v1
@@ -42,6 +42,15 @@ spec:
   - port: {number: 443, name: https-own, protocol: HTTPS}
     hosts: [own.example.com]
     tls: {mode: MUTUAL, credentialName: own}
+  - port: {number: 443, name: https-named, protocol: HTTPS}
+    hosts: [named.example.com]
+    tls: {mode: MUTUAL, credentialName: own, subjectAltNames: [friend.example.com]}
+  - port: {number: 443, name: https-perhaps, protocol: HTTPS}
+    hosts: [perhaps.example.com]
+    tls: {mode: OPTIONAL_MUTUAL, credentialName: own, subjectAltNames: [friend.example.com]}
+  - port: {number: 443, name: https-pinned, protocol: HTTPS}
+    hosts: [pinned.example.com]
+    tls: {mode: MUTUAL, credentialName: own, verifyCertificateHash: ["00"]}
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -106,14 +115,41 @@ fn a_gateway_shows_the_certificate_of_the_host_and_asks_for_one_where_it_says_so
     assert!(shows(&certificate, "any.example.com"), "the wildcard is for all others");
     assert!(ask("nobody.example.net", None).is_err(), "nobody is there by this name");
 
+    // Who takes their time after the handshake is waited for as anybody is.
+    let pause = std::time::Duration::from_millis(500);
+    let (answer, _) = knock_slowly(&door, ("shop.example.com", pause), &[b"http/1.1"], None, "/name").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+
     assert!(ask("own.example.com", None).is_err(), "a client must show a certificate");
     assert!(ask("own.example.com", Some(Root::new("test root").issue("client"))).is_err(), "and not just any");
     let (answer, certificate) = ask("own.example.com", Some(root.issue("client"))).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK") && shows(&certificate, "own.example.com"), "{answer}");
 
-    let head = "GET /a?b HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n".to_string();
-    let moved = exchange(&plain, head, Vec::new()).unwrap();
-    assert!(moved.status() == "301" && moved.has("location: https://shop.example.com/a?b"), "{}", moved.head);
+    // One of the names that the server asks for must be there; and where nothing need be shown, what is shown must be good.
+    let friend = || Some(root.issue("friend.example.com"));
+    let other = || Some(root.issue("other.example.com"));
+    for host in ["named.example.com", "perhaps.example.com"] {
+        assert!(ask(host, friend()).is_ok_and(|(answer, _)| answer.starts_with("HTTP/1.1 200 OK")), "{host}");
+        assert!(ask(host, other()).is_err(), "{host}: it has another name");
+        assert!(ask(host, Some(Root::new("test root").issue("friend.example.com"))).is_err(), "{host}: nobody vouches");
+    }
+    assert!(ask("named.example.com", None).is_err());
+    assert!(ask("perhaps.example.com", None).is_ok_and(|(answer, _)| answer.starts_with("HTTP/1.1 200 OK")));
+    assert!(ask("pinned.example.com", friend()).is_err(), "what is not understood lets nobody in");
+
+    // What a client says of its own connection, and of who it is, is not believed.
+    let lies =
+        "X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Client-Cert: By=me;URI=spoofed\r\n";
+    for more in ["", lies, &format!("{lies}Connection: x-forwarded-proto\r\n")] {
+        let head = format!("GET /a?b HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n{more}\r\n");
+        let moved = exchange(&plain, head, Vec::new()).unwrap();
+        assert!(moved.status() == "301" && moved.has("location: https://shop.example.com/a?b"), "{}", moved.head);
+    }
+    let absolute = "GET https://shop.example.com/ HTTP/1.1\r\nHost: shop.example.com\r\nConnection: close\r\n\r\n";
+    assert_eq!(exchange(&plain, absolute.into(), Vec::new()).unwrap().status(), "403");
+    let (answer, _) =
+        knock(&door, "shop.example.com", &[b"http/1.1"], None, &format!("/headers HTTP/1.1\r\n{lies}x: ")).unwrap();
+    assert!(answer.contains("\"x-forwarded-for\": \"192.0.2.1,127.0.0.1\"") && !answer.contains("spoofed"), "{answer}");
 }
 
 /// Where a port of the gateway is, as `serve` prints it.

@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use meshroute::Roll;
 use meshroute::authorize::{Call, Guard, Ruling};
 use meshroute::balance::RateLimiter;
@@ -31,17 +31,11 @@ impl Admission {
     }
 
     /// The answer to a request for which there is no room.
-    pub fn limited(
-        &self,
-        (stage, spot): (Stage, &Spot<'_>),
-        roll: &Roll,
-        asked: &HeaderMap,
-        record: &mut Record,
-    ) -> Option<Answer> {
+    pub fn limited(&self, (stage, spot): (Stage, &Spot<'_>), roll: &Roll, record: &mut Record) -> Option<Answer> {
         let mut limiter = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = limiter.ask(stage, spot, roll, now())?;
         record.details = TOO_MANY.into();
-        Some(in_the_tongue_of(asked, too_many(limit), TOO_MANY))
+        Some(too_many(limit))
     }
 }
 
@@ -65,7 +59,7 @@ fn too_many(limit: &RateLimit) -> Answer {
 }
 
 /// The answer to somebody who may not come in.
-pub fn refused(guard: &Guard, call: &Call<'_>, asked: &HeaderMap, record: &mut Record) -> Option<Answer> {
+pub fn refused(guard: &Guard, call: &Call<'_>, record: &mut Record) -> Option<Answer> {
     let ruling = guard.judge(call);
     if ruling.is_allowed() {
         return None;
@@ -73,7 +67,7 @@ pub fn refused(guard: &Guard, call: &Call<'_>, asked: &HeaderMap, record: &mut R
     record.details = ruling.to_string().into();
     let mut answer = Answer::made_here(403, "", DENIED).because(ruling.to_string());
     message::insert(answer.response.headers_mut(), REASON, &why(&ruling));
-    Some(in_the_tongue_of(asked, answer, DENIED))
+    Some(answer)
 }
 
 /// Why a request is refused, in words.
@@ -84,20 +78,4 @@ fn why(ruling: &Ruling<'_>) -> String {
         }
         None => "refused where it arrived: no AuthorizationPolicy allows it".into(),
     }
-}
-
-/// What a client that speaks gRPC makes something of: status and text become gRPC's own, as Envoy has it.
-fn in_the_tongue_of(headers: &HeaderMap, mut answer: Answer, text: &'static str) -> Answer {
-    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    if !kind.starts_with(b"application/grpc") {
-        return answer;
-    }
-    let status = if answer.response.status() == hyper::StatusCode::FORBIDDEN { "7" } else { "14" };
-    *answer.response.status_mut() = hyper::StatusCode::OK;
-    *answer.response.body_mut() = message::full(Vec::new());
-    let headers = answer.response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from_static(status));
-    headers.insert("grpc-message", HeaderValue::from_static(text));
-    answer
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use meshroute::adapter::http as adapter;
 use meshroute::balance::Failure;
 use meshroute::plan::{Cluster, Endpoint};
 use meshroute::{Decision, Outcome};
@@ -16,6 +17,7 @@ use crate::message;
 use crate::pool::{Body, Failed};
 use crate::record::{self, Record};
 use crate::retry::Tried;
+use crate::upstream::Kept;
 use crate::world::rule_key;
 
 /// Why an answer is as it is, for the client to see.
@@ -35,12 +37,15 @@ pub struct Answer {
     pub upstream: Option<Endpoint>,
     /// Envoy's response code details, where the flags don't say all; empty: they do.
     pub details: String,
+    /// What it says, where it is made here.
+    told: Option<String>,
 }
 
 impl Answer {
     /// An answer of the station's own.
     pub fn made_here(status: u16, flags: &str, text: impl Into<String>) -> Self {
-        let mut response = Response::new(message::full(text.into()));
+        let text = text.into();
+        let mut response = Response::new(message::full(text.clone()));
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         response.headers_mut().insert(header::SERVER, HeaderValue::from_static("meshroute"));
         if !response.body().is_end_stream() {
@@ -53,6 +58,7 @@ impl Answer {
             shown: None,
             upstream: None,
             details: String::new(),
+            told: Some(text),
         }
     }
 
@@ -64,7 +70,15 @@ impl Answer {
             Outcome::Refuse(refusal) => refusal.flag.to_string(),
             _ => String::new(),
         };
-        Answer { response, flags, reason: Arc::default(), shown: None, upstream: None, details: String::new() }
+        Answer {
+            response,
+            flags,
+            reason: Arc::default(),
+            shown: None,
+            upstream: None,
+            details: String::new(),
+            told: None,
+        }
     }
 
     /// Puts down what became of a request.
@@ -87,6 +101,24 @@ impl Answer {
     pub fn was_met(&self) -> bool {
         let alone = |flag: &str| matches!(flag, "UF" | "UO" | "UT");
         self.upstream.is_some() && !self.flags.split(',').any(alone)
+    }
+
+    /// Whether the station itself gives it, for want of an upstream's.
+    pub fn is_made_here(&self) -> bool {
+        self.told.is_some()
+    }
+
+    /// Where that is so, and its client speaks gRPC: the same in gRPC's own words, as Envoy says it.
+    pub fn for_grpc(mut self, asked: &HeaderMap) -> Self {
+        let Some(text) = self.told.take().filter(|_| is_grpc(asked)) else { return self };
+        let status = self.response.status().as_u16();
+        let (parts, _) = adapter::made_here(status, text.trim_end(), true).into_parts();
+        *self.response.status_mut() = parts.status;
+        *self.response.body_mut() = message::full(Vec::new());
+        for (name, value) in &parts.headers {
+            self.response.headers_mut().insert(name, value.clone());
+        }
+        self
     }
 
     /// With a reason.
@@ -121,14 +153,25 @@ impl Answer {
     }
 }
 
+fn is_grpc(asked: &HeaderMap) -> bool {
+    let kind = asked.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    kind.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest, [] | [b'+', ..]))
+}
+
 /// The answer for how the last try ended. `flag`: what else is to be noted about it.
 pub fn arrived(tried: Tried, endpoint: &Endpoint, deadline: Option<std::time::Instant>, flag: &'static str) -> Answer {
     let mut answer = match tried {
         Ok((response, held)) => {
             let (mut parts, body) = response.into_parts();
-            if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+            let held = if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                // The request is not over when this answer is.
+                let connection: Option<Kept> = parts.extensions.remove();
+                parts.extensions.insert(Kept::new((connection, held)));
+                Vec::new()
+            } else {
                 message::strip_hop_by_hop(&mut parts.headers);
-            }
+                held
+            };
             let body = message::Timed::new(body, deadline.map(Instant::from_std), held);
             let response = Response::from_parts(parts, body.boxed());
             Answer {
@@ -138,6 +181,7 @@ pub fn arrived(tried: Tried, endpoint: &Endpoint, deadline: Option<std::time::In
                 shown: None,
                 upstream: None,
                 details: String::new(),
+                told: None,
             }
         }
         Err(failure) => failed(&failure, flag),

@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::header::HeaderValue;
 use meshroute::authorize::Guard;
 use meshroute::model::destination_rule::ClientTlsMode;
-use meshroute::plan::{Cluster, Endpoint, Target};
-use meshroute::{Decision, Outcome, Router};
+use meshroute::plan::{Cluster, Endpoint, LoadBalancer, Target};
+use meshroute::{Connection, Decision, Outcome, Router};
 
 use crate::metrics::Via;
 use crate::outside::Origin;
 use crate::question::Door;
 use crate::spiffe::Name;
 use crate::transport::{Abroad, Way};
-use crate::wire::{Inbound, Peer, Routes};
+use crate::wire::{Carries, Inbound, Peer, Routes};
 use crate::workload::{Service, Workload};
 use crate::world::rule_key;
 use crate::{answer, dial, forward, message, outside};
@@ -150,6 +150,14 @@ impl Config {
         Some(Way { to: self.real(address)?, peer, sni, outside })
     }
 
+    /// The endpoint that a client itself has chosen by dialling it, where a cluster leaves it to the client: a ServiceEntry
+    /// without resolution, or `PASSTHROUGH`. `None`: it does not, or nobody knows what was dialled, or that is not reached.
+    pub fn original(&self, cluster: &Cluster, dialled: Option<SocketAddr>) -> Option<Endpoint> {
+        let left = cluster.policy.load_balancer == LoadBalancer::Passthrough;
+        let dialled = dialled.filter(|dialled| left && self.real(*dialled).is_some())?;
+        Some(Endpoint::new(&dialled.ip().to_string(), dialled.port(), ""))
+    }
+
     /// Where a made-up address really is. This mesh reaches nothing beyond loopback and its pods' namespaces.
     pub fn real(&self, address: SocketAddr) -> Option<SocketAddr> {
         let real = self.underlay.get(&address).copied();
@@ -160,7 +168,7 @@ impl Config {
     /// carried as a whole.
     pub fn entrance(&self, port: u16) -> Option<Cow<'_, Entrance>> {
         let unheard_of = || {
-            let inbound = Inbound { socket: dial::own(port)?, http: false, service: String::new() };
+            let inbound = Inbound { socket: dial::own(port)?, carries: Carries::Bytes, service: String::new() };
             Some(Cow::Owned(Entrance::new(port, inbound)))
         };
         self.entrances.get(&port).map(Cow::Borrowed).or_else(unheard_of)
@@ -174,6 +182,17 @@ impl Config {
             Target::Tcp { .. } => None,
         });
         tables.flat_map(|table| &table.hosts).any(|host| meshroute::host_of(&host.name) == name)
+    }
+
+    /// Whether requests are looked for in a connection by its first bytes.
+    pub fn looks_for_requests(&self, to: &Connection<'_>) -> bool {
+        let taken_up = |addresses: &[IpAddr]| match to.address {
+            Some(address) => addresses.is_empty() || addresses.contains(&address),
+            None => addresses.is_empty(),
+        };
+        let listeners = self.router.plan().listeners.iter().filter(|listener| listener.port == to.port);
+        let chains = listeners.filter(|listener| taken_up(&listener.addresses)).flat_map(|listener| &listener.chains);
+        chains.into_iter().any(|chain| chain.http_only)
     }
 
     /// Whether there is a gateway's port, of which some connections go on as a whole.

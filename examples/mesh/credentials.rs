@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 use crate::Failure;
 use crate::access_log;
 use crate::identity::provider;
+use crate::stranger::Guest;
 use crate::wire::Credential;
 
 /// How often files are looked at.
@@ -154,6 +155,9 @@ fn fingerprint(wanted: &Credential) -> u64 {
 }
 
 fn load(wanted: &Credential) -> Result<ServerConfig, Failure> {
+    if let Some(field) = &wanted.beyond {
+        return Err(format!("{field} is not read; take it out").into());
+    }
     let chain = CertificateDer::pem_file_iter(&wanted.certificate)?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(&wanted.key)?;
     let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
@@ -165,7 +169,8 @@ fn load(wanted: &Credential) -> Result<ServerConfig, Failure> {
                 roots.add(root?)?;
             }
             let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-            config.with_client_cert_verifier(clients.build()?)
+            let clients = if wanted.optional { clients.allow_unauthenticated() } else { clients };
+            config.with_client_cert_verifier(Arc::new(Guest::new(clients.build()?, &wanted.names)))
         }
     };
     let mut config = config.with_single_cert(chain, key)?;

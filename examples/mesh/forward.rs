@@ -27,7 +27,9 @@ use crate::question::{Door, Question, ip};
 use crate::record::Record;
 use crate::retry::{self, Cargo, Tried};
 use crate::station::Station;
+use crate::times::Stalled;
 use crate::transport::Way;
+use crate::upload::Upload;
 use crate::upstream::{Held, Upstream, What, now};
 
 /// How long a copy may take.
@@ -68,7 +70,10 @@ struct Errand<'e> {
     upstream: Arc<Upstream>,
     connect_timeout: Duration,
     tongue: Tongue,
+    /// When all of it must be over, which is never where that is reckoned from the end of an upload.
     deadline: Option<Instant>,
+    /// A body that is still coming, and the route's time.
+    upload: Option<(&'e Upload, Option<Duration>)>,
     retry: Option<&'e Retry>,
     /// What is noted of the request; nothing is of a copy.
     record: Option<&'e Record>,
@@ -79,23 +84,58 @@ impl Errand<'_> {
     fn is_plain(&self) -> bool {
         self.tongue == Tongue::One && !self.head.headers().contains_key(header::UPGRADE)
     }
+
+    /// When all of it must be over, if that is known by now.
+    fn deadline(&self) -> Option<Instant> {
+        match self.upload {
+            Some((upload, time)) => Some(upload.ended_at()? + time?),
+            None => self.deadline,
+        }
+    }
 }
 
 impl Trip<'_> {
     /// Does what the decision says, up to the head of an answer.
     pub async fn set_out(&self, door: Door, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
         match self.decision.outcome {
-            Outcome::Forward(to) | Outcome::Connect(to) => self.forward(to, head, tongue, body).await,
+            Outcome::Forward(to) | Outcome::Connect(to) => {
+                let original = self.config.original(to.cluster, self.dialled(door));
+                self.forward(to, original, head, tongue, body).await
+            }
             Outcome::Passthrough => self.pass_through(door, head, tongue, body).await,
             _ => Answer::refused(502, "nobody takes this connection"),
         }
     }
 
-    /// Forwards to one of a cluster's endpoints, and to another if the route says so.
-    async fn forward(&self, to: Forwarded<'_>, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
-        let Ok(mut cargo) = Cargo::load(body).await else {
-            return Answer::refused(400, "the request's body ended too soon");
+    /// Where the client has sent its request, as it would have without a proxy. What comes to a gateway was sent to that.
+    fn dialled(&self, door: Door) -> Option<SocketAddr> {
+        let address = match door {
+            Door::Gateway(_) => None,
+            Door::Tunnel(_, address) => address,
+            Door::Proxy(_) => {
+                let host = &self.question.host;
+                ip(host).or_else(|| self.config.router.lookup(host).first().copied())
+            }
         };
+        Some(SocketAddr::new(address?, self.question.port))
+    }
+
+    /// Forwards to one of a cluster's endpoints, and to another if the route says so. `original`: the client has chosen one.
+    async fn forward(
+        &self,
+        to: Forwarded<'_>,
+        original: Option<Endpoint>,
+        head: Request<()>,
+        tongue: Tongue,
+        body: Incoming,
+    ) -> Answer {
+        let cargo = match Cargo::load(body).await {
+            Ok(cargo) => cargo,
+            Err(error) if error.is::<Stalled>() => return stalled(408).closing(),
+            Err(_) => return Answer::refused(400, "the request's body ended too soon"),
+        };
+        let upload = cargo.upload();
+        let time = to.forward().and_then(|forward| forward.timeout);
         self.mirror(&head, tongue, &cargo);
         let sticky = self.sticky(to, &head);
         let retry = to.forward().and_then(|forward| forward.retry.as_ref());
@@ -107,65 +147,77 @@ impl Trip<'_> {
             upstream: self.station.upstreams.of(to.cluster),
             connect_timeout: to.cluster.policy.connect_timeout,
             tongue: spoken(to.cluster, tongue, &head),
-            deadline: to.forward().and_then(|forward| forward.timeout).map(|timeout| Instant::now() + timeout),
+            deadline: time.filter(|_| upload.is_none()).map(|timeout| Instant::now() + timeout),
+            upload: upload.as_ref().map(|upload| (upload, time)),
             retry,
             record: Some(self.record),
         };
-        let mut answer = self.tries(&errand, &sticky, &mut cargo).await;
+        let tries = self.tries(&errand, original, &sticky, &cargo);
+        let mut answer = match &upload {
+            Some(upload) => settled(upload, time, tries).await,
+            None => tries.await,
+        };
         if let Some(cookie) = sticky.cookie {
             answer.response.headers_mut().append(SET_COOKIE, cookie);
         }
         answer
     }
 
-    async fn tries(&self, errand: &Errand<'_>, sticky: &Sticky, cargo: &mut Cargo) -> Answer {
+    async fn tries(&self, errand: &Errand<'_>, original: Option<Endpoint>, sticky: &Sticky, cargo: &Cargo) -> Answer {
         let mut tries = errand.retry.map(Tries::new);
         let (mut before, mut _retrying): (Vec<HostId>, Option<Held>) = (Vec::new(), None);
         loop {
             let passed = if errand.retry.is_some_and(|retry| retry.ignore_previous_hosts) { &before[..] } else { &[] };
             let mut ask = Ask::new(self.roll, now());
             (ask.hash, ask.before) = (sticky.hash, passed);
-            let Some((host, endpoint, held)) = errand.upstream.pick(&ask) else {
+            let picked = match &original {
+                Some(endpoint) => Some((None, endpoint.clone(), None)),
+                None => errand.upstream.pick(&ask).map(|(host, endpoint, held)| (Some(host), endpoint, Some(held))),
+            };
+            let Some((host, endpoint, held)) = picked else {
                 return Answer::made_here(503, "UH", "no healthy upstream");
             };
             let tried = self.attempt(errand, &endpoint, held, cargo).await;
-            errand.upstream.report(host, retry::report_on(&tried));
-            before.push(host);
+            if let Some(host) = host {
+                errand.upstream.report(host, retry::report_on(&tried));
+                before.push(host);
+            }
             let draw = Roll::seeded(self.roll.draw(Purpose::Endpoint)).draw(Purpose::Mirror(before.len() as u16));
-            let open = !cargo.is_spent() && !retry::is_past(errand.deadline);
+            let open = !cargo.is_spent() && !retry::is_past(errand.deadline());
             let verdict = match &mut tries {
                 Some(tries) => tries.judge(retry::verdict_on(&tried), draw),
                 None => Verdict::Done,
             };
             let Verdict::Again(pause) = verdict else {
                 let flag = if verdict == Verdict::Exhausted { "URX" } else { "" };
-                return arrived(tried, &endpoint, errand.deadline, flag);
+                return arrived(tried, &endpoint, errand.deadline(), flag);
             };
             if !open {
-                return arrived(tried, &endpoint, errand.deadline, "");
+                return arrived(tried, &endpoint, errand.deadline(), "");
             }
             _retrying = None;
             match errand.upstream.hold(What::Retry) {
                 Ok(held) => _retrying = Some(held),
-                Err(_) => return arrived(tried, &endpoint, errand.deadline, "UO"),
+                Err(_) => return arrived(tried, &endpoint, errand.deadline(), "UO"),
             }
             drop(tried);
-            tokio::time::sleep(retry::limit(errand.deadline, None).map_or(pause, |left| pause.min(left))).await;
+            tokio::time::sleep(retry::limit(errand.deadline(), None).map_or(pause, |left| pause.min(left))).await;
         }
     }
 
     /// One try, within its time.
-    async fn attempt(&self, errand: &Errand<'_>, endpoint: &Endpoint, held: Held, cargo: &mut Cargo) -> Tried {
+    async fn attempt(&self, errand: &Errand<'_>, endpoint: &Endpoint, held: Option<Held>, cargo: &Cargo) -> Tried {
         let Some(way) = self.config.way(errand.cluster, endpoint) else {
             return Err(Failure::Connect.into());
         };
         let sending = send(errand, way, cargo);
         let tried = match retry::limit(errand.deadline, errand.retry) {
+            each if errand.upload.is_some() => in_time(errand, each, sending).await,
             Some(limit) => timeout(limit, sending).await.unwrap_or(Err(Failure::TimedOut.into())),
             None => sending.await,
         };
         tried.map(|(response, mut taken)| {
-            taken.push(held);
+            taken.extend(held);
             (response, taken)
         })
     }
@@ -186,7 +238,6 @@ impl Trip<'_> {
 
     /// Sends the copies that the route asks for, of what can be copied. Nobody waits for them.
     fn mirror(&self, head: &Request<()>, tongue: Tongue, cargo: &Cargo) {
-        let Cargo::Small(bytes) = cargo else { return };
         for mirror in self.decision.mirrors(&self.roll) {
             let Some(cluster) = self.config.router.plan().clusters.get(mirror.cluster as usize) else { continue };
             let upstream = self.station.upstreams.of(cluster);
@@ -194,10 +245,12 @@ impl Trip<'_> {
             let Some(way) = self.config.way(cluster, &endpoint) else { continue };
             let (cluster, identity) = (Arc::clone(cluster), Arc::clone(&self.station.identity));
             let metadata = self.config.metadata.clone();
-            let (head, mut cargo) = (head.clone(), Cargo::Small(bytes.clone()));
+            let (head, original) = (head.clone(), cargo.original());
             let connect_timeout = cluster.policy.connect_timeout;
             let tongue = spoken(&cluster, tongue, &head);
             tokio::spawn(timeout(MIRROR_PATIENCE, async move {
+                // One that is still coming is copied when it is all there.
+                let Some(cargo) = original.await else { return };
                 let errand = Errand {
                     head: &head,
                     cluster: &cluster,
@@ -207,11 +260,12 @@ impl Trip<'_> {
                     connect_timeout,
                     tongue,
                     deadline: None,
+                    upload: None,
                     retry: None,
                     record: None,
                 };
                 // Read to the end, so that the connection can be used again.
-                if let Ok((answer, _taken)) = send(&errand, way, &mut cargo).await {
+                if let Ok((answer, _taken)) = send(&errand, way, &cargo).await {
                     let _ = answer.into_body().collect().await;
                 }
                 drop(held);
@@ -275,15 +329,49 @@ pub async fn deliver(
         connect_timeout,
         tongue,
         deadline: None,
+        upload: None,
         retry: None,
         record: Some(record),
     };
-    let tried = send(&errand, Way::plain(socket), &mut Cargo::Stream(Some(body))).await;
-    arrived(tried, endpoint, None, "")
+    let cargo = Cargo::once(body);
+    let tries = async { arrived(send(&errand, Way::plain(socket), &cargo).await, endpoint, None, "") };
+    match cargo.upload() {
+        Some(upload) => settled(&upload, None, tries).await,
+        None => tries.await,
+    }
+}
+
+/// One try of a request that may still be coming, within its time: that is reckoned from its end, as with Envoy.
+async fn in_time(errand: &Errand<'_>, each: Option<Duration>, sending: impl Future<Output = Tried>) -> Tried {
+    let Some((upload, time)) = errand.upload else { return sending.await };
+    tokio::select! {
+        tried = sending => tried,
+        () = upload.late(each, time) => Err(Failure::TimedOut.into()),
+    }
+}
+
+/// The answer to a request that may still be coming. Nobody waits without end for either of them.
+async fn settled(upload: &Upload, time: Option<Duration>, tries: impl Future<Output = Answer>) -> Answer {
+    let mut answer = tokio::select! {
+        answer = tries => answer,
+        () = upload.unanswered() => return stalled(504),
+    };
+    if upload.is_stalled() && answer.is_made_here() {
+        return stalled(408).closing();
+    }
+    if let (Some(time), None) = (time, upload.ended_at()) {
+        answer.response = answer.response.map(|body| upload.clone().due(body, time));
+    }
+    answer
+}
+
+/// The answer where nothing more came: of the request (408), or of an answer to it (504).
+fn stalled(status: u16) -> Answer {
+    Answer::made_here(status, "SI", "stream timeout")
 }
 
 /// Sends a request, and sends it again where a kept connection turns out to be closed.
-async fn send(errand: &Errand<'_>, way: Way, cargo: &mut Cargo) -> Tried {
+async fn send(errand: &Errand<'_>, way: Way, cargo: &Cargo) -> Tried {
     let way = &match errand.head.headers().get(header::HOST).map(HeaderValue::to_str) {
         Some(Ok(authority)) => way.of_request(authority),
         _ => way,
@@ -292,7 +380,7 @@ async fn send(errand: &Errand<'_>, way: Way, cargo: &mut Cargo) -> Tried {
     let mut unsent: Option<Box<Request<Body>>> = None;
     loop {
         let line = errand.upstream.line(way, errand.tongue, errand.identity, errand.connect_timeout).await?;
-        if let (Cargo::Small(body), true) = (&*cargo, line.is_bare() && errand.is_plain()) {
+        if let (Cargo::Small(body), true) = (cargo, line.is_bare() && errand.is_plain()) {
             if let Some(record) = errand.record {
                 record.loaded(body.len() as u64);
             }
@@ -320,7 +408,7 @@ fn whole(
     errand: &Errand<'_>,
     way: &Way,
     metadata: Option<&HeaderValue>,
-    cargo: &mut Cargo,
+    cargo: &Cargo,
 ) -> Result<Request<Body>, Failure> {
     let body = cargo.unload().ok_or(Failure::Reset)?;
     let body = match errand.record {

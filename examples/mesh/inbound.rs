@@ -23,14 +23,16 @@ use crate::config::{Config, Entrance};
 use crate::dial;
 use crate::forward::{deliver, outgoing};
 use crate::message::{self, CLIENT_CERT, Ends, PEER_METADATA};
-use crate::opening::{self, Opening};
+use crate::opening::{self, Expected, Opening};
 use crate::passage::Passage;
 use crate::pool::{Body, Tongue};
 use crate::question;
 use crate::record::Record;
 use crate::spiffe::Name;
 use crate::station::Station;
+use crate::times::times;
 use crate::tunnel;
+use crate::wire::Carries;
 use crate::workload::Workload;
 
 /// How long somebody at the door waits for the first configuration.
@@ -97,7 +99,14 @@ pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: Socke
     let Some(config) = first(&station, port).await else { return };
     let ends = Ends { local, remote };
     let mode = config.guard.mutual_tls(port);
-    let (opening, begun) = opening::hear(&mut stream).await;
+    let Some(entrance) = config.entrance(port) else { return };
+    // On a port that is declared as HTTP's nothing else comes, and so nothing gets around the rules for requests.
+    let inside = match entrance.inbound.carries {
+        Carries::Http => Expected::Requests,
+        Carries::Anything | Carries::Bytes => Expected::Anything,
+    };
+    let outside = if mode == MutualTls::Strict { Expected::Requests } else { inside };
+    let Some((opening, begun)) = opening::hear(outside, &mut stream).await else { return };
     match (&opening, mode) {
         // The mesh's own encryption ends here; any other is the program's.
         (Opening::Tls { mesh: true, .. }, MutualTls::Permissive | MutualTls::Strict) => {
@@ -106,7 +115,7 @@ pub async fn receive(station: Arc<Station>, mut stream: TcpStream, remote: Socke
                 return passage.without_handshake("no such certificate is taken");
             };
             let caller = Caller::new(Some(name), port, ends);
-            let (opening, begun) = opening::hear(&mut stream).await;
+            let Some((opening, begun)) = opening::hear(inside, &mut stream).await else { return };
             converse(station, config, caller, opening, opening::rewound(begun, stream)).await;
         }
         (_, MutualTls::Strict) => {
@@ -132,7 +141,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Some(entrance) = config.entrance(caller.port) else { return };
-    if entrance.inbound.http && matches!(opening, Opening::One | Opening::Two) {
+    let is_http = match entrance.inbound.carries {
+        Carries::Http => true,
+        Carries::Anything => matches!(opening, Opening::One | Opening::Two),
+        Carries::Bytes => false,
+    };
+    if is_http {
         let caller = Arc::new(caller);
         let answer = move |request| answer(Arc::clone(&station), Arc::clone(&caller), request);
         return message::talk(stream, opening, answer).await;
@@ -148,7 +162,7 @@ where
     match dial::home(entrance.inbound.socket).await {
         Ok(server) => {
             passage.upstream_local = server.local_addr().ok();
-            passage.carry(stream, server).await;
+            passage.carry(stream, server, times().bytes).await;
         }
         Err(_) => passage.refused("UF", ""),
     }
@@ -177,6 +191,7 @@ fn passage(station: &Station, config: &Config, caller: &Caller, entrance: &Entra
 async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(caller.ends);
+    message::settle(&mut parts.headers, parts.version);
     caller.name.clone().map(|name| parts.extensions.insert(name));
     let mut record = Record::begin(&station.telemetry, &mut parts);
     let upgrade = parts.extensions.remove();
@@ -189,6 +204,7 @@ async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Inc
     if parts.version == Version::HTTP_2 {
         message::strip_hop_by_hop(answer.response.headers_mut());
     }
+    let answer = answer.for_grpc(&parts.headers);
     answer.note(&mut record);
     // The caller's proxy says why a request came here.
     record.answered(answer.response)
@@ -212,7 +228,7 @@ async fn admit(
         return Answer::refused(403, "mutual TLS is required").closing();
     }
     let (spot, roll) = (Spot::new(caller.port).encrypted(caller.name.is_some()), Roll::random());
-    if let Some(refused) = station.admission.limited((Stage::First, &spot), &roll, &parts.headers, record) {
+    if let Some(refused) = station.admission.limited((Stage::First, &spot), &roll, record) {
         return refused;
     }
     if parts.method == Method::CONNECT {
@@ -227,10 +243,10 @@ async fn admit(
     let principal = caller.name.as_ref().map(Name::principal);
     let asked = meshroute::Request::new(parts.method.as_str(), &authority, path).headers(&parts.headers);
     let call = Call::new(caller.port).principal(principal).source(caller.ends.remote.ip());
-    if let Some(refused) = admission::refused(&config.guard, &call.request(&asked), &parts.headers, record) {
+    if let Some(refused) = admission::refused(&config.guard, &call.request(&asked), record) {
         return refused;
     }
-    if let Some(refused) = station.admission.limited((Stage::Last, &spot), &roll, &parts.headers, record) {
+    if let Some(refused) = station.admission.limited((Stage::Last, &spot), &roll, record) {
         return refused;
     }
     introduce(station, caller, &mut parts.headers);

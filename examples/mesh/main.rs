@@ -64,14 +64,17 @@ mod retry;
 mod scene;
 mod serve;
 mod session;
+mod shared;
 mod spans;
 mod spiffe;
 mod station;
 mod status;
 mod stranger;
+mod times;
 mod transport;
 mod trust;
 mod tunnel;
+mod upload;
 mod upstream;
 mod warmth;
 mod wire;
@@ -92,6 +95,9 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
     --access-log text|json|off   how requests are written down: Istio's default
                              text form, JSON, or not at all
     --spans FILE             write a span for each request, as OpenTelemetry's JSON
+    --stream-idle-timeout 5m     for how long a request or answer may stand still,
+    --idle-timeout 1h            a connection may be without requests,
+    --tcp-idle-timeout 1h        and bytes of other protocols may pause (0s: for ever)
     --lifetime SECONDS       how long certificates are good for (14400)
     --root-lifetime SECONDS  after how long the authority replaces its root (never)
     --address ADDRESS:PORT   where the page with the graph is (127.0.0.1:20001)
@@ -107,7 +113,7 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
                        whose `status.podIP` is on loopback: to be measured
     --namespace NS           whose sidecar it is (default)
     --listen http_proxy=PORT where it listens (anywhere on loopback)
-    --access-log ...         as above
+    --access-log, --stream-idle-timeout ...    as above
 
 With cargo: `cargo run --example mesh`, `cargo run --example mesh -- serve [DIR]`.
 
@@ -144,6 +150,7 @@ async fn main() -> ExitCode {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn run(command: &str, args: Args) -> Result<(), Failure> {
+    times::settle(&args)?;
     match command {
         "" => demo::run().await,
         "serve" => serve::run(&args).await,

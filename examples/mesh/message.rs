@@ -4,7 +4,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,10 +23,18 @@ use crate::Failure;
 use crate::opening::{self, Opening};
 use crate::patience::{self, Answer, Patient};
 use crate::pool::{Body, Coming};
+use crate::times::{Stalled, Standstill, Stirring, times};
 use crate::upstream::Held;
 
 /// The largest head of a request; a larger one is answered 431.
 const MAX_HEAD: usize = 64 << 10;
+
+/// Of a request: its head says in two ways where its body ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Ambiguous;
+
+/// How long a client of HTTP/2 that is left may take to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The sockets at both ends of a client's connection.
 #[derive(Clone, Copy, Debug)]
@@ -99,19 +108,33 @@ where
 {
     // However it ends, the client sees it.
     if opening == Opening::Two {
+        let active = Active::default();
+        let among = active.clone();
         let service = service_fn(move |request| {
-            let response = handler(request);
-            async move { Ok::<_, Infallible>(response.await) }
+            let (response, one) = (handler(request), among.enter());
+            async move { Ok::<_, Infallible>(response.await.map(|body| Counted { body, _one: one })) }
         });
         let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).max_header_list_size(MAX_HEAD as u32).max_concurrent_streams(256);
-        let _ = http.serve_connection(TokioIo::new(stream), service).await;
+        let (stream, stir) = Stirring::new(stream);
+        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+        let quiet = stir.end(|| if active.any() { times().stream } else { times().connection });
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = quiet => {}
+        }
+        // Whoever is still there learns that nothing more is taken, and is left.
+        connection.as_mut().graceful_shutdown();
+        let _ = timeout(FAREWELL, connection).await;
         return;
     }
     let stream = Patient::new(stream);
     let turn = stream.turn();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         turn.answer();
+        if request.headers().contains_key(header::TRANSFER_ENCODING) && turn.is_ambiguous() {
+            request.extensions_mut().insert(Ambiguous);
+        }
         let (turn, tunnels) = (turn.clone(), request.method() == Method::CONNECT);
         let response = handler(request);
         async move {
@@ -125,6 +148,47 @@ where
     let mut http = hyper::server::conn::http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(MAX_HEAD);
     let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+}
+
+/// The requests of a connection that are being answered.
+#[derive(Clone, Default)]
+struct Active(Arc<()>);
+
+impl Active {
+    fn enter(&self) -> Active {
+        self.clone()
+    }
+
+    /// Whether there are any, beside the connection's own two.
+    fn any(&self) -> bool {
+        Arc::strong_count(&self.0) > 2
+    }
+}
+
+/// An answer's body, with whose end a request is over.
+struct Counted<B> {
+    body: B,
+    _one: Active,
+}
+
+impl<B: hyper::body::Body + Unpin> hyper::body::Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// What the client asks the connection to become, if it does.
@@ -194,6 +258,40 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     names.filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST).collect()
 }
 
+/// Puts a client's headers in the form in which they are looked at. What its `Connection` names goes before anything of the
+/// proxy's own is put in: that would go with it otherwise, and the next reader would miss it. Cookies that HTTP/2 has sent
+/// apart are one again, which rules and HTTP/1.1 expect (RFC 9113, section 8.2.3).
+pub fn settle(headers: &mut HeaderMap, version: Version) {
+    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let mut words = lines.flat_map(|line| line.split(',').map(str::trim));
+    if words.any(|word| !is_of_connection(word)) {
+        let names = named(headers);
+        let known = names.iter().map(HeaderName::as_str).filter(|word| is_of_connection(word));
+        let left = HeaderValue::try_from(known.collect::<Vec<_>>().join(", "));
+        names.iter().filter(|name| !is_of_connection(name.as_str())).for_each(|name| drop(headers.remove(name)));
+        left.into_iter().for_each(|left| drop(headers.insert(header::CONNECTION, left)));
+    }
+    if version == Version::HTTP_2 && headers.contains_key(header::COOKIE) {
+        join_cookies(headers);
+    }
+}
+
+/// Whether a word of `Connection` says something of the connection itself.
+fn is_of_connection(word: &str) -> bool {
+    let known = ["close", "keep-alive", "upgrade", "te", "trailer", "proxy-connection", "http2-settings", ""];
+    known.iter().any(|known| known.eq_ignore_ascii_case(word))
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let parts = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).filter(|part| !part.is_empty());
+    let parts: Vec<&[u8]> = parts.collect();
+    let whole = HeaderValue::from_bytes(&parts.join(&b"; "[..]));
+    headers.remove(header::COOKIE);
+    if let Some(whole) = whole.ok().filter(|whole| !whole.is_empty()) {
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
 /// A copy without what is for one connection only, also what `Connection` names.
 pub fn passed_on(headers: &HeaderMap) -> HeaderMap {
     let (named, mut passed) = (named(headers), HeaderMap::with_capacity(headers.len() + 2));
@@ -228,6 +326,7 @@ impl std::error::Error for Late {}
 pub struct Timed {
     body: Coming,
     deadline: Option<Pin<Box<Sleep>>>,
+    standstill: Standstill,
     /// What its request takes up until then.
     held: Vec<Held>,
 }
@@ -235,7 +334,8 @@ pub struct Timed {
 impl Timed {
     /// A body, and the time by which it must have come; `None`: any.
     pub fn new(body: Coming, deadline: Option<Instant>, held: Vec<Held>) -> Self {
-        Timed { body, deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))), held }
+        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        Timed { body, deadline, standstill: Standstill::new(times().stream), held }
     }
 }
 
@@ -244,14 +344,23 @@ impl hyper::body::Body for Timed {
     type Error = Failure;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        // Also where there is always more to read, and it is the client that takes its time.
+        if self.deadline.as_ref().is_some_and(|deadline| deadline.deadline() <= Instant::now()) {
+            return Poll::Ready(Some(Err(Late.into())));
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.standstill.moved();
             if frame.is_none() || self.body.is_end_stream() {
                 self.held.clear();
             }
             return Poll::Ready(frame);
         }
-        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
-        deadline.as_mut().poll(cx).map(|()| Some(Err(Late.into())))
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(Late.into())));
+        }
+        self.standstill.poll(cx).map(|()| Some(Err(Stalled.into())))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -24,7 +24,7 @@ use crate::session::subscribe;
 use crate::spiffe::Name;
 use crate::status::Status;
 use crate::wire::{self, Claim, Discovery, MAX_SHORT_LINE, Part, PodSpec, Report, Roster, Whereabouts};
-use crate::{client, portions};
+use crate::{client, portions, times};
 
 /// The port of discovery's page, unless it is taken: Kiali's.
 pub const DASHBOARD: u16 = 20001;
@@ -57,6 +57,8 @@ pub struct Settings {
     page: Page,
     /// How long certificates and roots are good for, in seconds.
     lifetimes: Vec<String>,
+    /// How long what stands still is kept, as parts are told it.
+    times: Vec<String>,
     /// Whether each pod has a network namespace of its own.
     intercept: bool,
     /// Whether pods are real nginx processes.
@@ -93,6 +95,7 @@ impl Settings {
             nginx,
             access_log: Encoding::parse(args.all("access-log"))?,
             spans: args.all("spans").first().cloned(),
+            times: times::passed_on(args)?,
             page,
             lifetimes: ["lifetime", "root-lifetime"]
                 .into_iter()
@@ -124,7 +127,11 @@ impl Settings {
     /// What sidecars and gateways are told of it.
     fn of_proxies(&self) -> Vec<String> {
         let spans = self.spans.iter().flat_map(|file| ["--spans".to_string(), file.clone()]);
-        ["--access-log".into(), self.access_log.to_string()].into_iter().chain(spans).collect()
+        ["--access-log".into(), self.access_log.to_string()]
+            .into_iter()
+            .chain(spans)
+            .chain(self.times.clone())
+            .collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a connection speaks, by its first bytes.
 //!
-//! Knows how HTTP/1, HTTP/2 and TLS begin. A client that waits for the server to speak first says nothing for a while;
-//! so does one that is slow or dead, and whoever serves HTTP only does not wait for long.
+//! Knows how HTTP/1, HTTP/2 and TLS begin. A client that waits for the server to speak first says nothing for a while, and
+//! so does one that is slow or dead: where only HTTP can come, it is the client that speaks first, and nothing is guessed.
 
 use std::io::{self, Cursor};
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use crate::identity::ALPN;
+use crate::patience::HEAD;
 
 /// How long a client is waited for that may want to hear something first.
 const COURTESY: Duration = Duration::from_millis(200);
@@ -50,11 +51,57 @@ impl Opening {
     }
 }
 
-/// Listens until it is clear what is spoken, and hands back what was read.
-pub async fn hear(stream: &mut (impl AsyncRead + Unpin)) -> (Opening, Vec<u8>) {
+/// What is known of a connection before anything of it was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Requests, plain or in TLS, and nothing else: what is neither is bad HTTP.
+    Requests,
+    /// Anything that its client begins with.
+    FirstWord,
+    /// Anything, and perhaps the server is to begin.
+    Anything,
+}
+
+/// Listens until it is clear what is spoken, and hands back what was read. `None`: nothing came for too long from a client that
+/// was to speak first.
+pub async fn hear(expected: Expected, stream: &mut (impl AsyncRead + Unpin)) -> Option<(Opening, Vec<u8>)> {
+    match expected {
+        Expected::Requests => hear_http(stream).await,
+        Expected::FirstWord => hear_any(HEAD, stream).await.filter(|(_, read)| !read.is_empty()),
+        Expected::Anything => Some(hear_any(COURTESY, stream).await.unwrap_or((Opening::Other, Vec::new()))),
+    }
+}
+
+/// Listens as long as for the head of any request. What is neither TLS nor HTTP/2 is HTTP/1, good or bad.
+async fn hear_http(stream: &mut (impl AsyncRead + Unpin)) -> Option<(Opening, Vec<u8>)> {
     let mut read = Vec::new();
-    if let Ok(Ok(0)) | Err(_) = timeout(COURTESY, stream.read_buf(&mut read)).await {
-        return (Opening::Other, read);
+    let listening = timeout(HEAD, async {
+        while stream.read_buf(&mut read).await.is_ok_and(|more| more > 0) {
+            match kind(&read) {
+                Some(Opening::Other) => return Some(Opening::One),
+                None if is_begun_elsewhere(&read) => {}
+                None => return Some(Opening::One),
+                known => return known,
+            }
+        }
+        // What breaks off in the middle is for HTTP/1 to refuse.
+        (!read.is_empty()).then_some(Opening::One)
+    });
+    let opening = listening.await.ok()??;
+    Some((opening, read))
+}
+
+/// Whether it may yet become TLS or HTTP/2.
+fn is_begun_elsewhere(read: &[u8]) -> bool {
+    PREFACE.starts_with(read) || matches!(tls::opening(read), Ok(tls::Opening::Short(_)))
+}
+
+/// `None`: nothing came for so long.
+async fn hear_any(patience: Duration, stream: &mut (impl AsyncRead + Unpin)) -> Option<(Opening, Vec<u8>)> {
+    let mut read = Vec::new();
+    let first = timeout(patience, stream.read_buf(&mut read)).await.ok()?;
+    if !matches!(first, Ok(1..)) {
+        return Some((Opening::Other, read));
     }
     let listening = timeout(PATIENCE, async {
         loop {
@@ -67,7 +114,7 @@ pub async fn hear(stream: &mut (impl AsyncRead + Unpin)) -> (Opening, Vec<u8>) {
         }
     });
     let opening = listening.await.unwrap_or(Opening::Other);
-    (opening, read)
+    Some((opening, read))
 }
 
 /// `None`: more bytes are needed.

@@ -10,13 +10,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 use std::{io, mem};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::interval;
 
 use crate::message::Ends;
 use crate::metrics::{Carried, Labels, TCP, Via, Word};
 use crate::record::{Telemetry, or_unknown};
 use crate::spiffe::Name;
+use crate::times;
 use crate::workload::{Service, UNKNOWN, Workload};
 
 /// How often is told what has flowed.
@@ -132,24 +133,22 @@ impl Passage {
         self.begun.elapsed()
     }
 
-    /// Carries it to its end. Whichever side ends it, ends it for both.
+    /// Carries it to its end, or until nothing has flowed for too long. Whichever side ends it, ends it for both.
     pub async fn carry(
         mut self,
         client: impl AsyncRead + AsyncWrite + Unpin,
-        mut server: impl AsyncRead + AsyncWrite + Unpin,
+        server: impl AsyncRead + AsyncWrite + Unpin,
+        patience: Duration,
     ) {
-        let mut client = Counted { stream: client, bytes: Arc::clone(&self.bytes) };
+        let client = Counted { stream: client, bytes: Arc::clone(&self.bytes) };
         let mut pace = interval(PERIOD);
-        {
-            let mut copied = pin!(copy_bidirectional(&mut client, &mut server));
-            loop {
-                tokio::select! {
-                    _ = &mut copied => break,
-                    _ = pace.tick() => self.tell(0),
-                }
+        let mut joined = pin!(times::join(client, server, patience));
+        loop {
+            tokio::select! {
+                () = &mut joined => break,
+                _ = pace.tick() => self.tell(0),
             }
         }
-        let _ = server.shutdown().await;
     }
 
     /// Tells what has become of it since the last time.

@@ -14,15 +14,16 @@ use http_body_util::combinators::BoxBody;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use meshroute::balance::{Failure, Overflow};
 
 use crate::Failure as Trouble;
 use crate::exchange::{Arriving, Broken, Home, Wire};
 use crate::identity::Identity;
+use crate::shared::{Connections, Opened, Place};
 use crate::transport::{Io, Way};
-use crate::upstream::{Held, Upstream, What};
+use crate::upstream::{Held, Kept, Upstream, What};
 
 /// A body on its way through.
 pub type Body = BoxBody<Bytes, Trouble>;
@@ -31,7 +32,7 @@ pub type Body = BoxBody<Bytes, Trouble>;
 const IDLE: usize = 256;
 
 /// Which HTTP is spoken to an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tongue {
     /// HTTP/1.1.
     One,
@@ -44,7 +45,7 @@ pub enum Tongue {
 pub struct Idle {
     one: HashMap<Way, Vec<Line>>,
     /// Each takes many requests at a time.
-    two: HashMap<Way, http2::SendRequest<Body>>,
+    two: Connections,
 }
 
 /// A connection that a request may go onto.
@@ -53,13 +54,15 @@ pub struct Line {
     sender: Sender,
     /// How many requests it has taken.
     served: u32,
+    /// For how many looks nobody has used it.
+    quiet: u64,
 }
 
 enum Sender {
     /// HTTP/1.1, spoken by whoever has it. It counts as open until the second value goes.
     Bare(Wire, Held),
-    One(http1::SendRequest<Body>),
-    Two(http2::SendRequest<Body>),
+    One(http1::SendRequest<Body>, Arc<Held>),
+    Two(http2::SendRequest<Body>, Place),
 }
 
 /// Why a request did not get through.
@@ -95,8 +98,8 @@ impl Idle {
     /// locked.
     fn take(&mut self, to: &Way, tongue: Tongue, dead: &mut Vec<Line>) -> Option<Line> {
         if tongue == Tongue::Two {
-            let sender = self.two.get(to).filter(|sender| !sender.is_closed()).cloned()?;
-            return Some(Line { to: to.clone(), sender: Sender::Two(sender), served: 1 });
+            let (sender, place) = self.two.take(to)?;
+            return Some(Line::new(to.clone(), Sender::Two(sender, place), 1));
         }
         let kept = self.one.get_mut(to)?;
         while let Some(mut line) = kept.pop() {
@@ -108,19 +111,27 @@ impl Idle {
         None
     }
 
-    /// Takes out what is over, to be dropped once nothing is locked.
-    pub fn sweep(&mut self) -> Vec<Line> {
+    /// Takes out what is over, to be dropped once nothing is locked; also what nobody has used since so many looks, of which
+    /// this is one.
+    pub fn sweep(&mut self, idle: Option<u64>) -> Vec<Line> {
         let mut dead = Vec::new();
         for kept in self.one.values_mut() {
-            dead.extend(kept.extract_if(.., |line| !line.is_usable()));
+            dead.extend(kept.extract_if(.., |line| {
+                line.quiet = line.quiet.saturating_add(1);
+                idle.is_some_and(|idle| line.quiet > idle) || !line.is_usable()
+            }));
         }
         self.one.retain(|_, kept| !kept.is_empty());
-        self.two.retain(|_, sender| !sender.is_closed());
+        self.two.sweep(idle);
         dead
     }
 }
 
 impl Line {
+    fn new(to: Way, sender: Sender, served: u32) -> Self {
+        Line { to, sender, served, quiet: 0 }
+    }
+
     /// Whether it has served before, so that the other side may have closed it in the meantime.
     pub fn is_used(&self) -> bool {
         self.served > 0
@@ -130,27 +141,29 @@ impl Line {
     fn is_usable(&mut self) -> bool {
         match &mut self.sender {
             Sender::Bare(wire, _) => wire.is_quiet(),
-            Sender::One(one) => one.is_ready() && !one.is_closed(),
-            Sender::Two(two) => !two.is_closed(),
+            Sender::One(one, _) => one.is_ready() && !one.is_closed(),
+            Sender::Two(two, _) => !two.is_closed(),
         }
     }
 
     /// With hyper on it, in a task of its own.
     async fn hosted(self) -> Result<Self, Failure> {
-        let Line { to, sender, served } = self;
+        let Line { to, sender, served, .. } = self;
         let sender = match sender {
             Sender::Bare(wire, held) => {
+                let held = Arc::new(held);
+                let open = Arc::clone(&held);
                 let (sender, connection) =
                     http1::handshake(TokioIo::new(wire.into_io())).await.map_err(|_| Failure::Connect)?;
                 tokio::spawn(async move {
                     let _ = connection.with_upgrades().await;
-                    drop(held);
+                    drop(open);
                 });
-                Sender::One(sender)
+                Sender::One(sender, held)
             }
             other => other,
         };
-        Ok(Line { to, sender, served })
+        Ok(Line::new(to, sender, served))
     }
 }
 
@@ -181,15 +194,20 @@ impl Home for Borrowed {
     fn back(self) {
         let Borrowed { wire, held, to, served, upstream } = self;
         if served < upstream.requests_per_connection() {
-            upstream.put(Line { to, sender: Sender::Bare(wire, held), served });
+            upstream.put(Line::new(to, Sender::Bare(wire, held), served));
         }
     }
 }
 
 /// The body of an upstream's answer.
 pub enum Coming {
-    /// Through hyper.
-    Hosted(Incoming),
+    /// Through hyper, on a connection to itself or at its place on a shared one.
+    Hosted {
+        /// As it comes.
+        body: Incoming,
+        /// What it keeps until its end.
+        _place: Option<Place>,
+    },
     /// Straight from the connection.
     Bare(Arriving<Borrowed>),
 }
@@ -200,21 +218,21 @@ impl hyper::body::Body for Coming {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Trouble>>> {
         match &mut *self {
-            Coming::Hosted(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Coming::Hosted { body, .. } => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Coming::Bare(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Coming::Hosted(body) => body.is_end_stream(),
+            Coming::Hosted { body, .. } => body.is_end_stream(),
             Coming::Bare(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Coming::Hosted(body) => body.size_hint(),
+            Coming::Hosted { body, .. } => body.size_hint(),
             Coming::Bare(body) => body.size_hint(),
         }
     }
@@ -239,14 +257,33 @@ impl Upstream {
             if let Some(line) = self.kept(to, tongue) {
                 return Ok(line);
             }
-            match self.hold(What::Connection(to.to)) {
+            let coming = match (tongue == Tongue::Two).then(|| self.state().idle.two.begin(to)) {
+                // What comes of it is known only when it is told; else there is a connection to share, or room for another.
+                Some(Err(mut coming)) => {
+                    match coming.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
+                        Some(why) => return Err(Failed { kind: Failure::Connect, why }),
+                        None => continue,
+                    }
+                }
+                Some(Ok(coming)) => Some(coming),
+                None => None,
+            };
+            match self.hold(What::Connection(to.to, Some(tongue))) {
                 Ok(held) => {
                     let opened = to.open(identity, Some(tongue), patience).await;
-                    let stream = opened.map_err(|why| Failed { kind: Failure::Connect, why })?;
-                    let line = self.dial(to.clone(), tongue, stream, held).await;
-                    return line.ok_or(Failure::Connect.into());
+                    let line = match opened {
+                        Ok(stream) => self.dial(to.clone(), tongue, stream, held).await.ok_or_else(String::new),
+                        Err(why) => Err(why),
+                    };
+                    return line.map_err(|why| {
+                        coming.map(|coming| coming.send_replace(Some(why.clone())));
+                        Failed { kind: Failure::Connect, why }
+                    });
                 }
-                Err(_) => freed.await,
+                Err(_) => {
+                    drop(coming);
+                    freed.await;
+                }
             }
         }
     }
@@ -263,17 +300,13 @@ impl Upstream {
         let sender = match tongue {
             Tongue::One => Sender::Bare(Wire::new(stream), held),
             Tongue::Two => {
-                let mut http = http2::Builder::new(TokioExecutor::new());
-                let (sender, connection) = http.timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await.ok()?;
-                self.state().idle.two.insert(to.clone(), sender.clone());
-                tokio::spawn(async move {
-                    let _ = connection.await;
-                    drop(held);
-                });
-                Sender::Two(sender)
+                let most = self.requests_per_connection();
+                let opened = Opened::begin(stream, held, most, Arc::clone(&self.freed)).await?;
+                let (sender, place) = opened.share(&to, &mut self.state().idle.two);
+                Sender::Two(sender, place)
             }
         };
-        Some(Line { to, sender, served: 0 })
+        Some(Line::new(to, sender, 0))
     }
 
     /// Sends a request that is all there and waits for the head of its answer. The request counts until the second value
@@ -284,10 +317,10 @@ impl Upstream {
         parcel: Parcel<'_>,
     ) -> Result<Option<(Response<Coming>, Held)>, Failure> {
         let used = line.is_used();
-        let Line { to, sender: Sender::Bare(mut wire, held), served } = line else {
+        let Some((line, active)) = self.admit(line) else { return Err(Failure::Overflow) };
+        let Line { to, sender: Sender::Bare(mut wire, held), served, .. } = line else {
             return Err(Failure::Reset);
         };
-        let active = self.hold(What::Request).map_err(|_| Failure::Overflow)?;
         match wire.ask(parcel.head, parcel.more, parcel.body).await {
             Ok(answered) => {
                 let served = served.saturating_add(1);
@@ -302,40 +335,63 @@ impl Upstream {
 
     /// Sends a request by way of hyper and waits for the head of its answer. The request counts until the second value goes.
     pub async fn send(self: &Arc<Self>, line: Line, request: Request<Body>) -> Result<(Response<Coming>, Held), Stuck> {
-        let active = self.hold(What::Request)?;
+        let Some((line, active)) = self.admit(line) else { return Err(Overflow::Requests.into()) };
         let used = line.is_used();
         let mut line = line.hosted().await.map_err(|failure| Stuck::Lost(failure.into()))?;
         let sent = match &mut line.sender {
             Sender::Bare(..) => return Err(Stuck::Lost(Failure::Connect.into())),
-            Sender::One(sender) => sender.try_send_request(request).await,
-            Sender::Two(sender) => sender.try_send_request(request).await,
+            Sender::One(sender, _) => sender.try_send_request(request).await,
+            Sender::Two(sender, _) => sender.try_send_request(request).await,
         };
         match sent {
-            Ok(response) => {
-                self.keep(line);
-                Ok((response.map(Coming::Hosted), active))
+            Ok(mut response) => {
+                if let (Sender::One(_, held), StatusCode::SWITCHING_PROTOCOLS) = (&line.sender, response.status()) {
+                    // What it has become is still a connection that is open.
+                    response.extensions_mut().insert(Kept::new(Arc::clone(held)));
+                }
+                let place = self.keep(line);
+                Ok((response.map(|body| Coming::Hosted { body, _place: place }), active))
             }
             Err(mut error) => match error.take_message() {
                 Some(unsent) if used => Err(Stuck::Unsent(Box::new(unsent))),
                 Some(_) => Err(Stuck::Lost(Failure::Before.into())),
-                None => Err(Stuck::Lost(Failure::Reset.into())),
+                None => Err(Stuck::Lost(how(error.error()).into())),
             },
         }
     }
 
-    /// Puts a connection of hyper's back once its answer has been read to the end, unless it has served enough.
-    fn keep(self: &Arc<Self>, line: Line) {
+    /// A connection for a request that may be sent. Where it may not, the connection is for the next one.
+    fn admit(self: &Arc<Self>, line: Line) -> Option<(Line, Held)> {
+        match self.hold(What::Request) {
+            Ok(active) => Some((line, active)),
+            Err(_) => {
+                if !matches!(line.sender, Sender::Two(..)) {
+                    self.put(line);
+                }
+                None
+            }
+        }
+    }
+
+    /// Puts a connection of hyper's back once its answer has been read to the end, unless it has served enough. The place on
+    /// one that is shared goes with the answer.
+    fn keep(self: &Arc<Self>, line: Line) -> Option<Place> {
         let served = line.served.saturating_add(1);
-        let Sender::One(mut sender) = line.sender else { return };
+        let (mut sender, held) = match line.sender {
+            Sender::One(sender, held) => (sender, held),
+            Sender::Two(_, place) => return Some(place),
+            Sender::Bare(..) => return None,
+        };
         if served >= self.requests_per_connection() {
-            return;
+            return None;
         }
         let upstream = Arc::clone(self);
         tokio::spawn(async move {
             if sender.ready().await.is_ok() {
-                upstream.put(Line { to: line.to, sender: Sender::One(sender), served });
+                upstream.put(Line::new(line.to, Sender::One(sender, held), served));
             }
         });
+        None
     }
 
     /// Puts a connection back. One too many, or one to a cluster that nobody knows any more, is closed.
@@ -354,6 +410,15 @@ impl Upstream {
         drop(state);
         drop(over);
         self.freed.notify_waiters();
+    }
+}
+
+/// How a request that was sent has failed. Of one that was refused, nothing was done (RFC 9113, section 8.7).
+fn how(error: &hyper::Error) -> Failure {
+    let of_stream = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    match of_stream.and_then(h2::Error::reason) {
+        Some(h2::Reason::REFUSED_STREAM) => Failure::Refused,
+        _ => Failure::Reset,
     }
 }
 

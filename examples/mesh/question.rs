@@ -11,6 +11,7 @@ use meshroute::TlsHello;
 
 use crate::config::Config;
 use crate::credentials::Secured;
+use crate::message::Ambiguous;
 
 /// Where a request came in, and so what its address is.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,10 @@ pub fn question(door: Door, parts: &Parts) -> Result<Question, (u16, &'static st
     let authority = authority(parts)?.to_string();
     let host = meshroute::host_of(&authority).to_string();
     let secured = parts.extensions.get::<Secured>().is_some();
+    if matches!(door, Door::Gateway(_)) && !secured && parts.uri.scheme_str() == Some("https") {
+        // As Envoy has it: what decides whether a client is sent on to TLS is not for the client to say.
+        return Err((403, "`https://` was asked for on a connection without TLS"));
+    }
     let scheme = if secured || parts.uri.scheme_str() == Some("https") { "https" } else { "http" };
     let port = match door {
         Door::Gateway(port) | Door::Tunnel(port, _) => port,
@@ -92,8 +97,11 @@ pub fn ip(host: &str) -> Option<IpAddr> {
 }
 
 /// Refuses what another reader might take for another message (request smuggling; RFC 9112, section 6.3). Lengths that
-/// contradict each other are refused while the head is read, where chunks also go before a length, and the connection ends.
+/// contradict each other are refused while the head is read.
 fn framing(parts: &Parts) -> Result<(), (u16, &'static str)> {
+    if parts.extensions.get::<Ambiguous>().is_some() {
+        return Err((400, "there is a Content-Length beside a Transfer-Encoding"));
+    }
     if !parts.headers.contains_key(header::TRANSFER_ENCODING) || is_chunked(&parts.headers) {
         return Ok(());
     }

@@ -26,11 +26,13 @@ use crate::metrics::{Labels, Metrics, Observation, Via, Word, grpc_status};
 use crate::pool::Body;
 use crate::spans;
 use crate::spiffe::Name;
+use crate::times::Stalled;
 use crate::workload::{Service, UNKNOWN, Workload};
 
 /// Names a request across all that handle it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// Through whom a request came.
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Where records are told.
@@ -213,9 +215,10 @@ impl Record {
     /// The upstream or the route's time ended the answer before its end.
     fn broke_off(&mut self, error: &Failure) {
         self.complete = true;
-        let (flag, details) = match error.is::<Late>() {
-            false => ("UC", "upstream_reset_after_response_started{connection_termination}"),
-            true => ("UT", "response_timeout"),
+        let (flag, details) = match error {
+            error if error.is::<Late>() => ("UT", "response_timeout"),
+            error if error.is::<Stalled>() => ("SI", details("SI")),
+            _ => ("UC", "upstream_reset_after_response_started{connection_termination}"),
         };
         self.flags = flag.into();
         self.details = details.into();
@@ -316,6 +319,7 @@ pub fn details(flags: &str) -> &'static str {
         "NR" => "route_not_found",
         "FI" => "fault_filter_abort",
         "RL" => "local_rate_limited",
+        "SI" => "stream_idle_timeout",
         _ => "direct_response",
     }
 }

@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{self, HeaderMap};
 use meshroute::balance::{self, Ended, Failure};
 use meshroute::plan::Retry;
 
 use crate::message;
 use crate::pool::{Body, Coming, Failed};
+use crate::times::{Moving, times};
+use crate::upload::Upload;
 use crate::upstream::Held;
 
 /// The largest body that is kept for another try.
-const REPLAYABLE: u64 = 64 << 10;
+pub const REPLAYABLE: u64 = 64 << 10;
 
 /// How one try ended: with the head of an answer, and what its request still holds; or without.
 pub type Tried = Result<(Response<Coming>, Vec<Held>), Failed>;
@@ -24,33 +27,64 @@ pub type Tried = Result<(Response<Coming>, Vec<Held>), Failed>;
 pub enum Cargo {
     /// It can be sent as often as one likes.
     Small(Bytes),
-    /// It can be sent once; `None`: it was.
-    Stream(Option<Incoming>),
+    /// It goes on while it comes.
+    Stream(Upload),
 }
 
 impl Cargo {
-    /// Reads a small body whole; a large one is left to stream, once.
-    pub async fn load(body: Incoming) -> Result<Self, hyper::Error> {
+    /// Reads a small body whole; one that is large, or of which nobody knows yet, goes on while it comes.
+    pub async fn load(body: Incoming) -> Result<Self, crate::Failure> {
         if body.is_end_stream() {
             return Ok(Cargo::Small(Bytes::new()));
         }
         match body.size_hint().upper() {
-            Some(size) if size <= REPLAYABLE => Ok(Cargo::Small(body.collect().await?.to_bytes())),
-            _ => Ok(Cargo::Stream(Some(body))),
+            Some(size) if size <= REPLAYABLE => {
+                let whole = Box::pin(Moving::new(body, times().stream).collect());
+                Ok(Cargo::Small(whole.await?.to_bytes()))
+            }
+            _ => Ok(Cargo::Stream(Upload::new(body, true))),
+        }
+    }
+
+    /// For one try.
+    pub fn once(body: Incoming) -> Self {
+        if body.is_end_stream() { Cargo::Small(Bytes::new()) } else { Cargo::Stream(Upload::new(body, false)) }
+    }
+
+    /// All of the body, once it is all there; `None`: that is too large to be kept.
+    pub fn original(&self) -> impl Future<Output = Option<Cargo>> + Send + 'static {
+        let (small, upload) = match self {
+            Cargo::Small(bytes) => (Some(bytes.clone()), None),
+            Cargo::Stream(upload) => (None, Some(upload.clone())),
+        };
+        async move {
+            let bytes = match upload {
+                Some(upload) => upload.whole().await,
+                None => small,
+            };
+            bytes.map(Cargo::Small)
+        }
+    }
+
+    /// The body, where it goes on while it comes.
+    pub fn upload(&self) -> Option<Upload> {
+        match self {
+            Cargo::Small(_) => None,
+            Cargo::Stream(upload) => Some(upload.clone()),
         }
     }
 
     /// The body, if it can be had (again).
-    pub fn unload(&mut self) -> Option<Body> {
+    pub fn unload(&self) -> Option<Body> {
         match self {
             Cargo::Small(bytes) => Some(message::full(bytes.clone())),
-            Cargo::Stream(body) => body.take().map(|body| body.map_err(Into::into).boxed()),
+            Cargo::Stream(upload) => upload.begin(),
         }
     }
 
     /// Whether it was sent and cannot be again.
     pub fn is_spent(&self) -> bool {
-        matches!(self, Cargo::Stream(None))
+        matches!(self, Cargo::Stream(upload) if upload.is_spent())
     }
 }
 
@@ -79,10 +113,19 @@ pub fn verdict_on(tried: &Tried) -> balance::Tried {
     }
 }
 
+/// What gRPC answers where that is all of the answer: its status stands among the headers then.
+fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    let kind = headers.get(header::CONTENT_TYPE)?.as_bytes();
+    kind.starts_with(b"application/grpc").then(|| headers.get("grpc-status")?.to_str().ok()?.parse().ok()).flatten()
+}
+
 /// How a try looks to the one who sets endpoints aside.
 pub fn report_on(tried: &Tried) -> Ended {
     match tried {
-        Ok((response, _)) => Ended::Answered(response.status().as_u16()),
+        Ok((response, _)) => match grpc_status(response.headers()) {
+            Some(status) => Ended::of_grpc(status),
+            None => Ended::Answered(response.status().as_u16()),
+        },
         Err(failed) => match failed.kind {
             Failure::TimedOut => Ended::TimedOut,
             // The cluster was full, for which the endpoint cannot be blamed.

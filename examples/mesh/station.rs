@@ -2,13 +2,13 @@
 //!
 //! Sidecars and gateways share it; they differ in what they take as the question.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use meshroute::adapter::http::{self as adapter, Change};
@@ -32,9 +32,9 @@ use crate::passage::Passage;
 use crate::pool::{Body, Tongue};
 use crate::portions;
 use crate::question::{Door, Question, asked, question};
-use crate::record::{Record, Telemetry};
+use crate::record::{FORWARDED_FOR, Record, Telemetry};
 use crate::spiffe::Name;
-use crate::tunnel;
+use crate::tunnel::{self, Going};
 use crate::upstream::Upstreams;
 use crate::wire::Routes;
 use crate::workload::{Service, UNKNOWN};
@@ -96,7 +96,7 @@ const TIDYING: Duration = Duration::from_secs(1);
 pub async fn tidy(station: Arc<Station>) {
     loop {
         tokio::time::sleep(TIDYING).await;
-        station.upstreams.sweep();
+        station.upstreams.sweep(TIDYING);
     }
 }
 
@@ -129,7 +129,8 @@ impl Station {
         if let (Door::Gateway(port), Some(config)) = (door, config)
             && (config.carries_whole(door) || self.credentials.any(port))
         {
-            let (opening, begun) = opening::hear(&mut stream).await;
+            let expected = tunnel::expected(&config, &Connection::new(port));
+            let Some((opening, begun)) = opening::hear(expected, &mut stream).await else { return };
             if let Opening::Tls { name, mesh: true } = &opening
                 && self.credentials.are_own(port, name.as_deref())
             {
@@ -137,7 +138,8 @@ impl Station {
                 let Some((mut stream, from)) = self.identity.accept(stream).await else {
                     return self.passage(ends, name.as_deref()).without_handshake("no such certificate is taken");
                 };
-                let (inside, begun) = opening::hear(&mut stream).await;
+                let expected = tunnel::expected(&config, &inside_of(port, name.as_deref()));
+                let Some((inside, begun)) = opening::hear(expected, &mut stream).await else { return };
                 let caller = Caller { peer, ends, name: Some(from), secured: Some(Secured(name.clone())) };
                 return self.enter(&config, port, caller, inside, begun, stream).await;
             }
@@ -148,7 +150,8 @@ impl Station {
                 let Some(mut stream) = self.credentials.accept(port, name.as_deref(), stream).await else {
                     return self.passage(ends, name.as_deref()).without_handshake("no handshake");
                 };
-                let (inside, begun) = opening::hear(&mut stream).await;
+                let expected = tunnel::expected(&config, &inside_of(port, name.as_deref()));
+                let Some((inside, begun)) = opening::hear(expected, &mut stream).await else { return };
                 let caller = Caller { peer, ends, name: None, secured: Some(Secured(name.clone())) };
                 return self.enter(&config, port, caller, inside, begun, stream).await;
             }
@@ -186,7 +189,8 @@ impl Station {
             if !ruling.is_allowed() {
                 return passage.closed(ruling.to_string());
             }
-            return tunnel::carry(&self, config, (&connection, None), begun, stream, passage).await;
+            let going = Going { connection: &connection, asked: None, peer: caller.peer.ip() };
+            return tunnel::carry(&self, config, going, begun, stream, passage).await;
         }
         if matches!(opening, Opening::One | Opening::Two) {
             let answering = self.answering(Door::Gateway(port), caller);
@@ -201,9 +205,6 @@ impl Station {
             caller.ends.map(|ends| extensions.insert(ends));
             caller.secured.clone().map(|secured| extensions.insert(secured));
             caller.name.clone().map(|name| extensions.insert(name));
-            if caller.secured.is_some() {
-                request.headers_mut().insert("x-forwarded-proto", HeaderValue::from_static("https"));
-            }
             Box::pin(Arc::clone(&self).answer(door, caller.peer, request))
         }
     }
@@ -216,6 +217,11 @@ impl Station {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send {
         let (mut parts, body) = request.into_parts();
+        message::settle(&mut parts.headers, parts.version);
+        if matches!(door, Door::Gateway(_)) {
+            let secured = parts.extensions.get::<Secured>().is_some();
+            vouch(&mut parts.headers, peer.ip(), secured);
+        }
         let mut record = Record::begin(&self.telemetry, &mut parts);
         // Whatever becomes of it, and be it nonsense: who sends it is known.
         if let Some(config) = &*self.config.borrow() {
@@ -245,6 +251,7 @@ impl Station {
         if parts.version == Version::HTTP_2 {
             message::strip_hop_by_hop(answer.response.headers_mut());
         }
+        let answer = answer.for_grpc(&parts.headers);
         answer.note(&mut record);
         record.answered(answer.labelled())
     }
@@ -332,13 +339,13 @@ impl Station {
         record: &mut Record,
     ) -> Option<Answer> {
         let spot = spot(port, decision, parts);
-        if let Some(answer) = self.admission.limited((Stage::First, &spot), roll, &parts.headers, record) {
+        if let Some(answer) = self.admission.limited((Stage::First, &spot), roll, record) {
             return Some(answer);
         }
         let principal = parts.extensions.get::<Name>().map(Name::principal);
         let mut call = Call::new(port).principal(principal).source(peer.ip()).request(asked);
         call.sni = asked.tls.and_then(|hello| hello.sni);
-        admission::refused(&config.guard, &call, &parts.headers, record)
+        admission::refused(&config.guard, &call, record)
     }
 
     /// The same for one that has been let in, and for which no fault was injected.
@@ -356,7 +363,7 @@ impl Station {
             Outcome::Refuse(refusal) if refusal.flag == "FI" => None,
             _ => {
                 let spot = spot(port, decision, parts);
-                self.admission.limited((Stage::Last, &spot), roll, &parts.headers, record)
+                self.admission.limited((Stage::Last, &spot), roll, record)
             }
         }
     }
@@ -389,6 +396,30 @@ impl Station {
     pub fn passage(&self, ends: Option<Ends>, sni: Option<&str>) -> Passage {
         Passage::begin(&self.telemetry, ends, sni)
     }
+}
+
+/// Puts what a gateway knows of a client in the place of what that says of itself, as Istio sets Envoy up
+/// (`use_remote_address`, no trusted hops, `SANITIZE_SET`): how it came, from where, and that it has shown no certificate of
+/// the mesh. A sidecar leaves to its program what that says.
+fn vouch(headers: &mut HeaderMap, peer: IpAddr, secured: bool) {
+    let scheme = HeaderValue::from_static(if secured { "https" } else { "http" });
+    headers.insert("x-forwarded-proto", scheme);
+    headers.remove(message::CLIENT_CERT);
+    let before = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+    let way: Vec<&[u8]> = before.filter(|before| !before.is_empty()).collect();
+    let way = [way.join(&b","[..]), peer.to_string().into_bytes()].into_iter().filter(|part| !part.is_empty());
+    let way = way.collect::<Vec<_>>().join(&b","[..]);
+    headers.remove(FORWARDED_FOR);
+    if let Ok(way) = HeaderValue::from_bytes(&way) {
+        headers.insert(FORWARDED_FOR, way);
+    }
+}
+
+/// A connection to a gateway's port that was decrypted.
+fn inside_of(port: u16, name: Option<&str>) -> Connection<'_> {
+    let mut connection = Connection::new(port);
+    connection.tls = Some(TlsHello { sni: name });
+    connection
 }
 
 /// Where a request is at a gateway.

@@ -1,4 +1,4 @@
-//! Whom a server outside must prove to be.
+//! Whom a server outside must prove to be, and a client from outside.
 //!
 //! Knows certificates. Knows neither files nor sockets.
 
@@ -9,7 +9,8 @@ use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_na
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 
 /// Whom to take.
 #[derive(Debug)]
@@ -63,6 +64,67 @@ impl ServerCertVerifier for Stranger {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         algorithms().supported_schemes()
+    }
+}
+
+/// Takes the clients that somebody else takes, if their certificates carry one of some names.
+#[derive(Debug)]
+pub struct Guest {
+    taken: Arc<dyn ClientCertVerifier>,
+    /// Empty: any.
+    names: Vec<String>,
+}
+
+impl Guest {
+    /// Those of them that carry one of these names; without names, all.
+    pub fn new(taken: Arc<dyn ClientCertVerifier>, names: &[String]) -> Self {
+        Guest { taken, names: names.to_vec() }
+    }
+}
+
+impl ClientCertVerifier for Guest {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.taken.root_hint_subjects()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.taken.client_auth_mandatory()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let taken = self.taken.verify_client_cert(certificate, between, now)?;
+        let parsed = ParsedCertificate::try_from(certificate)?;
+        if self.names.is_empty() || self.names.iter().any(|name| carries(&parsed, certificate, name)) {
+            return Ok(taken);
+        }
+        Err(CertificateError::NotValidForName.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.taken.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.taken.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.taken.supported_verify_schemes()
     }
 }
 

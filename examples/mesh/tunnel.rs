@@ -11,20 +11,21 @@ use hyper::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use meshroute::balance::Ask;
-use meshroute::plan::{Cluster, Unmatched};
+use meshroute::balance::{Ask, Ended, HostId, key};
+use meshroute::plan::{Cluster, Endpoint, Unmatched};
 use meshroute::{Connection, Decision, Outcome, Request, Roll};
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::Config;
 use crate::message::{self, Ends};
-use crate::opening::{self, Opening};
+use crate::opening::{self, Expected, Opening};
 use crate::passage::Passage;
 use crate::pool::Body;
 use crate::question::{Door, ip};
 use crate::station::Station;
+use crate::times::{self, times};
 use crate::transport::{Io, Way};
-use crate::upstream::{Held, Upstream, What, now};
+use crate::upstream::{Held, Kept, Upstream, What, now};
 use crate::workload::{Service, UNKNOWN};
 use crate::world::rule_key;
 
@@ -34,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where an upgrade was agreed on by both sides, joins them.
 pub fn splice(client: Option<OnUpgrade>, response: &mut Response<Body>) {
     let server: Option<OnUpgrade> = response.extensions_mut().remove();
+    let kept: Option<Kept> = response.extensions_mut().remove();
     let (Some(client), Some(server)) = (client, server) else { return };
     if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
         return;
@@ -41,8 +43,9 @@ pub fn splice(client: Option<OnUpgrade>, response: &mut Response<Body>) {
     tokio::spawn(async move {
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
             // Whichever side ends it, ends it for both.
-            let _ = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
+            times::join(TokioIo::new(client), TokioIo::new(server), times().bytes).await;
         }
+        drop(kept);
     });
 }
 
@@ -71,10 +74,10 @@ pub async fn carry_on<S>(
     let config = station.config.borrow().clone();
     let Some(config) = config else { return };
     let address = ip(host).or_else(|| config.router.lookup(host).first().copied());
-    let (opening, begun) = opening::hear(&mut stream).await;
-    let hello = opening.hello();
     let mut connection = Connection::new(port).address(address);
-    connection.tls = hello;
+    let heard = opening::hear(expected(&config, &connection), &mut stream).await;
+    let Some((opening, begun)) = heard else { return };
+    connection.tls = opening.hello();
     if matches!(opening, Opening::One | Opening::Two) && is_http(&config, &connection) {
         let door = Door::Tunnel(port, address);
         let stream = opening::rewound(begun, stream);
@@ -85,7 +88,19 @@ pub async fn carry_on<S>(
         return message::talk(stream, opening, answer).await;
     }
     let passage = Passage::begin(&station.telemetry, ends, connection.tls.and_then(|hello| hello.sni));
-    carry(&station, &config, (&connection, ip(host)), begun, stream, passage).await;
+    let going = Going { connection: &connection, asked: ip(host), peer: peer.ip() };
+    carry(&station, &config, going, begun, stream, passage).await;
+}
+
+/// What may come through a connection of which nothing was heard yet. Where requests are looked for and nothing else has a place
+/// of its own, the client speaks first; so it does with Istio, whose `protocolDetectionTimeout` is none.
+pub fn expected(config: &Config, connection: &Connection<'_>) -> Expected {
+    match config.router.connect(connection, &Roll::random()).outcome {
+        Outcome::Connect(_) => Expected::Anything,
+        Outcome::Reset => Expected::Requests,
+        _ if config.looks_for_requests(connection) => Expected::FirstWord,
+        _ => Expected::Anything,
+    }
 }
 
 /// Whether requests through this connection are routed one by one.
@@ -95,23 +110,39 @@ pub fn is_http(config: &Config, connection: &Connection<'_>) -> bool {
     !matches!(config.router.decide(&request, &Roll::random()).outcome, Outcome::Connect(_))
 }
 
-/// Carries a connection as a whole to where the router says. `begun`: what was read of it; `asked`: the address that was asked
-/// for, if it was one.
+/// A connection that is to be carried as a whole.
+pub struct Going<'c> {
+    /// What the router is asked.
+    pub connection: &'c Connection<'c>,
+    /// The address that was asked for, if it was one.
+    pub asked: Option<IpAddr>,
+    /// Who it is from.
+    pub peer: IpAddr,
+}
+
+/// Carries a connection as a whole to where the router says. `begun`: what was read of it.
 pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     station: &Station,
     config: &Config,
-    (connection, asked): (&Connection<'_>, Option<IpAddr>),
+    going: Going<'_>,
     begun: Vec<u8>,
     stream: S,
     mut passage: Passage,
 ) {
+    let Going { connection, asked, peer } = going;
     let roll = Roll::random();
     let decision = config.router.connect(connection, &roll);
     note(config, &decision, &mut passage);
     let reached = match &decision.outcome {
         Outcome::Connect(to) => {
             let upstream = station.upstreams.of(to.cluster);
-            reach(station, config, to.cluster, &upstream, roll, &mut passage).await
+            let original = connection.address.map(|address| SocketAddr::new(address, connection.port));
+            match config.original(to.cluster, original) {
+                Some(endpoint) => {
+                    through(station, config, (to.cluster, &upstream), (None, &endpoint), &mut passage).await
+                }
+                None => reach(station, config, (to.cluster, &upstream), (roll, peer), &mut passage).await,
+            }
         }
         Outcome::Passthrough => match asked.and_then(|ip| config.real(SocketAddr::new(ip, connection.port))) {
             Some(socket) => pass_through(station, socket, &mut passage).await,
@@ -120,8 +151,12 @@ pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         Outcome::Refuse(refusal) => Err((refusal.flag, refusal.detail)),
         _ => Err(("NR", "filter_chain_not_found")),
     };
+    let patience = match decision.outcome {
+        Outcome::Connect(to) => idle(to.cluster),
+        _ => times().bytes,
+    };
     match reached {
-        Ok((server, _held)) => passage.carry(opening::rewound(begun, stream), server).await,
+        Ok((server, _held)) => passage.carry(opening::rewound(begun, stream), server, patience).await,
         Err((flag, details)) => passage.refused(flag, details),
     }
 }
@@ -154,30 +189,52 @@ async fn pass_through(station: &Station, socket: SocketAddr, passage: &mut Passa
     Ok((server, Vec::new()))
 }
 
+/// How long bytes to a cluster may pause.
+fn idle(cluster: &Cluster) -> Duration {
+    let tcp = cluster.policy.connection_pool.as_ref().and_then(|pool| pool.tcp.as_ref());
+    let written = tcp.and_then(|tcp| tcp.idle_timeout).and_then(|time| time.to_std());
+    written.map_or(times().bytes, |time| if time.is_zero() { Duration::MAX } else { time })
+}
+
 /// A connection to one of a cluster's endpoints.
 async fn reach(
     station: &Station,
     config: &Config,
-    cluster: &Cluster,
-    upstream: &Arc<Upstream>,
-    roll: Roll,
+    (cluster, upstream): (&Cluster, &Arc<Upstream>),
+    (roll, peer): (Roll, IpAddr),
     passage: &mut Passage,
 ) -> Reached {
-    use meshroute::balance::Ended;
-    let (host, endpoint, held) = upstream.pick(&Ask::new(roll, now())).ok_or(("UH", "no_healthy_upstream"))?;
+    let mut ask = Ask::new(roll, now());
+    ask.hash = key::of_connection(&cluster.policy, peer);
+    let (host, endpoint, held) = upstream.pick(&ask).ok_or(("UH", "no_healthy_upstream"))?;
+    let (server, mut taken) = through(station, config, (cluster, upstream), (Some(host), &endpoint), passage).await?;
+    taken.push(held);
+    Ok((server, taken))
+}
+
+/// A connection to this endpoint of a cluster. `host`: to whom it is reported what came of it.
+async fn through(
+    station: &Station,
+    config: &Config,
+    (cluster, upstream): (&Cluster, &Arc<Upstream>),
+    (host, endpoint): (Option<HostId>, &Endpoint),
+    passage: &mut Passage,
+) -> Reached {
     passage.upstream = Some(endpoint.to_string());
-    let way = config.way(cluster, &endpoint).ok_or(("UF", ""))?;
-    let open = upstream.hold(What::Connection(way.to)).map_err(|_| ("UO", "overflow"))?;
+    let way = config.way(cluster, endpoint).ok_or(("UF", ""))?;
+    let open = upstream.hold(What::Connection(way.to, None)).map_err(|_| ("UO", "overflow"))?;
     let opened = way.open_from(&station.identity, None, cluster.policy.connect_timeout).await;
-    upstream.report(host, if opened.is_ok() { Ended::Answered(200) } else { Ended::Lost });
+    if let Some(host) = host {
+        upstream.report(host, if opened.is_ok() { Ended::Answered(200) } else { Ended::Lost });
+    }
     let (server, local) = opened.map_err(|why| {
         passage.failure = why;
         ("UF", "")
     })?;
     passage.upstream_local = local;
-    passage.destination = config.workload(&endpoint);
+    passage.destination = config.workload(endpoint);
     if let (Some(peer), Some(own)) = (way.peer, station.identity.name()) {
         (passage.source_principal, passage.destination_principal) = (Some(own), Some(peer));
     }
-    Ok((server, vec![held, open]))
+    Ok((server, vec![open]))
 }

@@ -3,6 +3,7 @@
 //! Puts the library's state machines behind a lock and gives them the time. They outlive a change of the
 //! configuration: what is known of an endpoint holds while it stays. Knows nothing of what a request carries.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use meshroute::balance::{Ask, Balancer, Breaker, Ended, HostId, Limits, Overflow
 use meshroute::plan::{Cluster, Endpoint};
 use tokio::sync::Notify;
 
-use crate::pool::Idle;
+use crate::pool::{Idle, Tongue};
 
 /// The time since the process began, which is all that the state machines want to know.
 pub fn now() -> Duration {
@@ -49,11 +50,15 @@ impl Upstreams {
         before.into_values().for_each(|upstream| upstream.forget());
     }
 
-    /// Lets go of connections that the other side has closed.
-    pub fn sweep(&self) {
+    /// Lets go of connections that the other side has closed, and of those that nobody has used for too long: this is called
+    /// once in so much time.
+    pub fn sweep(&self, every: Duration) {
         let known: Vec<Arc<Upstream>> = lock(&self.known).values().cloned().collect();
         for upstream in known {
-            let dead = upstream.state().idle.sweep();
+            let mut state = upstream.state();
+            let looks = state.patience.map(|patience| (patience.as_nanos() / every.as_nanos().max(1)) as u64);
+            let dead = state.idle.sweep(looks);
+            drop(state);
             drop(dead);
         }
     }
@@ -71,33 +76,43 @@ impl Upstreams {
 pub struct Upstream {
     state: Mutex<State>,
     /// A connection was given back or closed.
-    pub freed: Notify,
+    pub freed: Arc<Notify>,
 }
 
 /// What is read and changed together.
 pub struct State {
     balancer: Balancer,
     breaker: Breaker,
-    /// Connections that are open or being opened, by socket.
-    open: HashMap<SocketAddr, u32>,
+    /// Connections that are open or being opened, by socket and by what is spoken: each has a pool of its own, as with Envoy.
+    open: HashMap<(SocketAddr, Option<Tongue>), u32>,
     /// Those of them that nobody uses, and those that many may use.
     pub idle: Idle,
     /// Nobody asks for this cluster any more.
     pub forgotten: bool,
+    /// How long a connection that nobody uses is kept; `None`: for ever.
+    patience: Option<Duration>,
 }
 
 impl Upstream {
     fn new(cluster: &Cluster, here: &str) -> Self {
         let balancer = Balancer::new(cluster, here, Roll::random(), now());
         let breaker = Breaker::new(Limits::of(&cluster.policy));
-        let state = State { balancer, breaker, open: HashMap::new(), idle: Idle::default(), forgotten: false };
-        Upstream { state: Mutex::new(state), freed: Notify::new() }
+        let state = State {
+            balancer,
+            breaker,
+            open: HashMap::new(),
+            idle: Idle::default(),
+            forgotten: false,
+            patience: patience(cluster),
+        };
+        Upstream { state: Mutex::new(state), freed: Arc::default() }
     }
 
     fn adopt(&self, cluster: &Cluster) {
         let mut state = self.state();
         state.balancer.update(cluster, now());
         state.breaker.set(Limits::of(&cluster.policy));
+        state.patience = patience(cluster);
     }
 
     /// Closes what nobody uses. A connection that is kept holds on to the cluster that it is kept in.
@@ -135,8 +150,8 @@ impl Upstream {
             What::Waiting => breaker.wait()?,
             What::Request => breaker.send()?,
             What::Retry => breaker.retry()?,
-            What::Connection(socket) => {
-                let there = open.entry(socket).or_default();
+            What::Connection(socket, tongue) => {
+                let there = open.entry((socket, tongue)).or_default();
                 breaker.connect(*there == 0)?;
                 *there += 1;
             }
@@ -157,9 +172,9 @@ impl Upstream {
             What::Request => breaker.sent(),
             What::Retry => breaker.retried(),
             What::Host(host) => balancer.end(host, Ended::Abandoned, now()),
-            What::Connection(socket) => {
+            What::Connection(socket, tongue) => {
                 breaker.connected();
-                if let Some(there) = open.get_mut(&socket) {
+                if let Some(there) = open.get_mut(&(socket, tongue)) {
                     *there -= 1;
                 }
                 open.retain(|_, there| *there > 0);
@@ -177,8 +192,8 @@ pub enum What {
     Request,
     /// Another try.
     Retry,
-    /// A connection to a socket.
-    Connection(SocketAddr),
+    /// A connection to a socket, for requests in this tongue or for whatever comes.
+    Connection(SocketAddr, Option<Tongue>),
     /// An endpoint, by a request.
     Host(HostId),
 }
@@ -192,10 +207,32 @@ pub struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.upstream.release(self.what);
-        if matches!(self.what, What::Connection(_)) {
+        if matches!(self.what, What::Connection(..)) {
             self.upstream.freed.notify_waiters();
         }
     }
+}
+
+/// Of an answer: what stays taken up for as long as the connection goes on as something else.
+#[derive(Clone)]
+pub struct Kept {
+    _all: Arc<dyn Any + Send + Sync>,
+}
+
+impl Kept {
+    /// All that this value holds.
+    pub fn new(all: impl Any + Send + Sync) -> Self {
+        Kept { _all: Arc::new(all) }
+    }
+}
+
+/// How long Envoy keeps a connection to an upstream that nobody uses, unless the rule says how long (0: for ever).
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+fn patience(cluster: &Cluster) -> Option<Duration> {
+    let http = cluster.policy.connection_pool.as_ref().and_then(|pool| pool.http.as_ref());
+    let written = http.and_then(|http| http.idle_timeout).and_then(|time| time.to_std());
+    written.map_or(Some(PATIENCE), |time| (!time.is_zero()).then_some(time))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

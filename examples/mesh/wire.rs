@@ -161,10 +161,22 @@ pub struct Routes {
 pub struct Inbound {
     /// Where the pod itself listens.
     pub socket: SocketAddr,
-    /// Whether requests are looked for in what comes; else it is carried as a whole.
-    pub http: bool,
+    /// What comes there.
+    pub carries: Carries,
     /// The service that leads there, by host; empty: none.
     pub service: String,
+}
+
+/// What a port of a pod carries, as the Services that lead there declare it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Carries {
+    /// Requests, and nothing else.
+    Http,
+    /// What it is, the first bytes say.
+    Anything,
+    /// Bytes that nobody looks into.
+    Bytes,
 }
 
 /// Somebody who takes mutual TLS.
@@ -191,6 +203,12 @@ pub struct Credential {
     pub key: PathBuf,
     /// The file of the authorities that clients are checked against; `None`: they show nothing.
     pub authorities: Option<PathBuf>,
+    /// Whether a client may also show nothing.
+    pub optional: bool,
+    /// The names, one of which a client's certificate must carry; empty: any.
+    pub names: Vec<String>,
+    /// A field that says more of clients than is understood here: nobody is let in.
+    pub beyond: Option<String>,
 }
 
 /// TLS to a host outside: `SIMPLE`, or `MUTUAL` with what it proves itself with.

@@ -21,7 +21,7 @@ use meshroute::{Diagnostic, Mesh, Plan, Reader, ResourceRef, Resources, Severity
 
 use crate::ads::{Set, Sets, Subscription, Type};
 use crate::spiffe::Name;
-use crate::wire::{Balanced, Credential, Inbound, Part, Peer, PodSpec, Routes, Services};
+use crate::wire::{Balanced, Carries, Credential, Inbound, Part, Peer, PodSpec, Routes, Services};
 use crate::workload::Workload;
 use crate::{ads, outside, portions};
 
@@ -565,9 +565,15 @@ impl World {
         let (port, tls) = (server.port.as_ref()?, server.tls.as_ref()?);
         let mutual = match tls.mode {
             ServerTlsMode::Simple => false,
-            ServerTlsMode::Mutual | ServerTlsMode::IstioMutual => true,
+            ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual | ServerTlsMode::IstioMutual => true,
             _ => return None,
         };
+        let further = [
+            ("caCrl", tls.ca_crl.is_empty()),
+            ("verifyCertificateSpki", tls.verify_certificate_spki.is_empty()),
+            ("verifyCertificateHash", tls.verify_certificate_hash.is_empty()),
+        ];
+        let beyond = further.iter().find(|(_, unsaid)| !unsaid && mutual).map(|(field, _)| (*field).to_string());
         let own = tls.mode == ServerTlsMode::IstioMutual;
         let folder = Path::new(&self.folder);
         let files = match tls.credential_name.as_str() {
@@ -578,7 +584,17 @@ impl World {
         let host = |host: &String| host.rsplit_once('/').map_or(&**host, |(_, host)| host).to_string();
         let hosts = server.hosts.iter().map(host).collect();
         let port = u16::try_from(port.number).ok()?;
-        Some(Credential { port, hosts, own, certificate, key, authorities: mutual.then_some(authorities) })
+        Some(Credential {
+            port,
+            hosts,
+            own,
+            certificate,
+            key,
+            authorities: mutual.then_some(authorities),
+            optional: tls.mode == ServerTlsMode::OptionalMutual,
+            names: if mutual { tls.subject_alt_names.clone() } else { Vec::new() },
+            beyond,
+        })
     }
 
     /// What comes to each port of a sidecar's own pod.
@@ -595,8 +611,8 @@ impl World {
             let service = led.first().map(|(service, _)| {
                 format!("{}.{}.svc.cluster.local", service.metadata.name, service.metadata.namespace)
             });
-            let http = !led.iter().any(|(_, way)| is_opaque(way));
-            (*port, Inbound { socket: *real, http, service: service.unwrap_or_default() })
+            let carries = carried(led.iter().map(|(_, way)| *way));
+            (*port, Inbound { socket: *real, carries, service: service.unwrap_or_default() })
         };
         let own = |(port, real): &(&u16, &SocketAddr)| real.ip().is_loopback() || socket(pod, **port) == Some(**real);
         sockets.iter().filter(own).map(inbound).collect()
@@ -706,13 +722,33 @@ fn account_of(pod: &Pod) -> &str {
     if account.is_empty() { "default" } else { account }
 }
 
-/// Whether a port is said to carry something in which no requests are to be looked for: by `appProtocol`, or by the first
-/// word of its name.
-fn is_opaque(port: &ServicePort) -> bool {
+/// What comes to a pod's port by these ports of Services. Where they disagree nobody looks into it; and where one of them says
+/// HTTP, another that says nothing leaves no way around the rules for it.
+fn carried<'a>(ports: impl Iterator<Item = &'a ServicePort>) -> Carries {
+    let declared: Vec<Carries> = ports.map(declared).collect();
+    let any = |carries| declared.contains(&carries).then_some(carries);
+    any(Carries::Bytes).or_else(|| any(Carries::Http)).unwrap_or(Carries::Anything)
+}
+
+/// What a port is said to carry: by `appProtocol`, or by the first word of its name (Istio, "Protocol Selection").
+fn declared(port: &ServicePort) -> Carries {
     let named = port.name.split('-').next().unwrap_or_default();
     let said = if port.app_protocol.is_empty() { named } else { &port.app_protocol };
-    matches!(said.to_ascii_lowercase().as_str(), "tcp" | "tls" | "https" | "mongo" | "mysql" | "redis" | "udp")
+    match said.to_ascii_lowercase().as_str() {
+        "http" | "http2" | "h2c" | "grpc" | "grpc-web" | "http_proxy" | "kubernetes.io/h2c" | "kubernetes.io/ws" => {
+            Carries::Http
+        }
+        "tcp" | "tls" | "https" | "mongo" | "mysql" | "redis" | "thrift" | "udp" | "kubernetes.io/wss" => {
+            Carries::Bytes
+        }
+        // What is usually found behind such a port waits for nobody's first word.
+        _ if SERVER_FIRST.contains(&port.port) => Carries::Bytes,
+        _ => Carries::Anything,
+    }
 }
+
+/// Ports that Istio takes for TCP unless something else is declared: SMTP, DNS, MySQL and MongoDB.
+const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];
 
 /// For a pod that was written down without an address.
 fn spare_address(at: u16) -> String {

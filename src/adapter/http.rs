@@ -209,9 +209,17 @@ fn grpc(status: u8, text: &str) -> Response<Vec<u8>> {
     response
 }
 
-/// An answer of a proxy that could not get one, to a client that may speak gRPC.
-#[cfg(any(feature = "pingora", feature = "tower"))]
-pub(crate) fn made_here(status: u16, text: &str, speaks_grpc: bool) -> Response<Vec<u8>> {
+/// An answer of a proxy that has none from an upstream, to a client that may speak gRPC: to such a one it is 200, with a
+/// `grpc-status` for the HTTP status and the text as `grpc-message`.
+///
+/// ```
+/// use meshroute::adapter::http::made_here;
+/// let answer = made_here(503, "no healthy upstream", true);
+/// assert_eq!((answer.status().as_u16(), &answer.headers()["grpc-status"]), (200, &"14".parse().unwrap()));
+/// ```
+///
+/// Source: Envoy's `Utility::prepareLocalReply` and `Grpc::Utility::httpToGrpcStatus`.
+pub fn made_here(status: u16, text: &str, speaks_grpc: bool) -> Response<Vec<u8>> {
     if speaks_grpc { grpc(grpc_status(status), text) } else { reply(status, text.as_bytes()) }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::xxh64::xxh64;
-use crate::plan::HashKey;
+use crate::plan::{HashKey, Policy};
 use crate::request::Headers;
 
 /// What a request is hashed by.
@@ -46,6 +46,11 @@ pub fn hash(key: &HashKey, request: &Keyed<'_>) -> Option<u64> {
         HashKey::SourceIp => request.source.map(|source| of_text(&source.to_canonical())),
         HashKey::Query(name) => of_query(name, request.path),
     }
+}
+
+/// The same for a connection that is not looked into, under a policy that sticks by the client's address.
+pub fn of_connection(policy: &Policy, source: IpAddr) -> Option<u64> {
+    policy.by_source.then(|| of_text(&source.to_canonical()))
 }
 
 /// The cookie for a client that has none, with a value of its own, and the hash that goes with it. `None` where the

@@ -18,6 +18,28 @@ pub enum Ended {
     Abandoned,
 }
 
+impl Ended {
+    /// It answered with this `grpc-status`, and nothing else.
+    ///
+    /// Source: Envoy's `Grpc::Utility::grpcToHttpStatus`, which its router asks about answers without a body.
+    pub fn of_grpc(status: u32) -> Self {
+        Ended::Answered(match status {
+            0 => 200,
+            1 => 499,
+            3 | 9 | 11 => 400,
+            4 => 504,
+            5 => 404,
+            6 | 10 => 409,
+            7 => 403,
+            8 => 429,
+            12 => 501,
+            14 => 503,
+            16 => 401,
+            _ => 500,
+        })
+    }
+}
+
 /// When an endpoint is set aside, and for how long.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Settings {

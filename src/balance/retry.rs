@@ -14,7 +14,7 @@ pub enum Tried {
         status: u16,
         /// The `grpc-status` among its headers, if there is one.
         grpc: Option<u32>,
-        /// Whether it says `x-envoy-ratelimited`: then nobody tries again.
+        /// Whether it says `x-envoy-ratelimited`: then nobody tries again, unless the policy says `envoy-ratelimited`.
         rate_limited: bool,
     },
     /// No answer came.
@@ -120,7 +120,8 @@ impl<'p> Tries<'p> {
 
     fn is_failure(&self, tried: Tried) -> bool {
         match tried {
-            Tried::Answered { rate_limited: true, .. } => false,
+            // That alone decides, whatever the status (Envoy, `RetryStateImpl::wouldRetryFromHeaders`).
+            Tried::Answered { rate_limited: true, .. } => self.on.has(Conditions::RATE_LIMITED),
             Tried::Answered { status, grpc, .. } => {
                 let listed = self.on.has(Conditions::STATUSES) && self.policy.statuses.contains(&status);
                 listed || self.on.has(Conditions::of_status(status)) || self.on.has(Conditions::of_grpc(grpc))
@@ -157,12 +158,13 @@ impl Conditions {
     const INTERNAL: u32 = 1 << 10;
     const EXHAUSTED: u32 = 1 << 11;
     const UNAVAILABLE: u32 = 1 << 12;
+    const RATE_LIMITED: u32 = 1 << 13;
 
     fn of(policy: &Retry) -> Self {
         Conditions(policy.on.iter().map(|name| Self::named(name)).fold(0, |all, one| all | one))
     }
 
-    /// 0 for `retriable-headers` and `envoy-ratelimited`, which Istio gives no way to fill in, and for what is none.
+    /// 0 for `retriable-headers`, since Istio gives no way to say which these are, and for what is none.
     fn named(name: &str) -> u32 {
         match name {
             "5xx" => Self::SERVER_ERROR,
@@ -178,6 +180,7 @@ impl Conditions {
             "internal" => Self::INTERNAL,
             "resource-exhausted" => Self::EXHAUSTED,
             "unavailable" => Self::UNAVAILABLE,
+            "envoy-ratelimited" => Self::RATE_LIMITED,
             _ => 0,
         }
     }

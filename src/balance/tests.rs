@@ -441,6 +441,8 @@ fn conditions_of_another_try() {
     assert_eq!(conditions.map(grpc), [vec![1], vec![4], vec![8], vec![13], vec![14], vec![]]);
     let limited = Tried::Answered { status: 503, grpc: None, rate_limited: true };
     assert!(!again(&policy(&["5xx"], &[]), limited));
+    assert!(again(&policy(&["envoy-ratelimited"], &[]), limited), "that it says so decides alone");
+    assert!(!again(&policy(&["envoy-ratelimited"], &[]), Tried::answered(503)));
 }
 
 #[test]
@@ -618,4 +620,13 @@ proptest! {
         }
         prop_assert!(moved <= 60, "{moved} of 200");
     }
+}
+
+#[test]
+fn grpcs_own_statuses_stand_for_those_of_http() {
+    let stands_for = |code| match Ended::of_grpc(code) {
+        Ended::Answered(status) => status,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([0, 1, 2, 4, 5, 8, 13, 14, 99].map(stands_for), [200, 499, 500, 504, 404, 429, 500, 503, 500]);
 }

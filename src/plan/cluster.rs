@@ -124,6 +124,9 @@ impl std::fmt::Display for Endpoint {
 pub struct Policy {
     /// How one is chosen.
     pub load_balancer: LoadBalancer,
+    /// Whether connections that are not looked into stick to an endpoint by their client's address
+    /// (`consistentHash.useSourceIp`). Requests stick by what their route says.
+    pub by_source: bool,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// The rest of the layered `connectionPool`, as written.
@@ -144,6 +147,7 @@ impl Default for Policy {
     fn default() -> Self {
         Policy {
             load_balancer: LoadBalancer::default(),
+            by_source: false,
             connect_timeout: Duration::from_secs(10),
             connection_pool: None,
             outlier_detection: None,

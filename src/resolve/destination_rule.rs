@@ -355,6 +355,7 @@ impl<'p> Layers<'p> {
         let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout?.to_std());
         Policy {
             load_balancer: self.load_balancer.map(load_balancer).unwrap_or_default(),
+            by_source: self.load_balancer.is_some_and(by_source),
             connect_timeout: connect_timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(Duration::from_secs(10)),
             connection_pool: self.connection_pool.cloned(),
             outlier_detection: self.outlier_detection.cloned(),
@@ -393,6 +394,12 @@ fn load_balancer(settings: &LoadBalancerSettings) -> LoadBalancer {
         Some(SimpleLb::Passthrough) => LoadBalancer::Passthrough,
         _ => LoadBalancer::LeastRequest,
     }
+}
+
+/// Source: istio `maybeSetHashPolicy`, for the TCP proxy.
+fn by_source(settings: &LoadBalancerSettings) -> bool {
+    let hash = settings.consistent_hash.as_ref().and_then(hash_key);
+    hash == Some(HashKey::SourceIp)
 }
 
 fn hash_key(hash: &ConsistentHashLb) -> Option<HashKey> {

@@ -5,6 +5,7 @@
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -183,7 +184,19 @@ pub fn knock(
     own: Option<Issued>,
     path: &str,
 ) -> io::Result<(String, Vec<u8>)> {
+    knock_slowly(door, (name, Duration::ZERO), protocols, own, path)
+}
+
+/// The same with a pause between the handshake and the request.
+pub fn knock_slowly(
+    door: &str,
+    (name, pause): (&str, Duration),
+    protocols: &[&[u8]],
+    own: Option<Issued>,
+    path: &str,
+) -> io::Result<(String, Vec<u8>)> {
     let (mut stream, certificate) = open(door, name, protocols, own)?;
+    std::thread::sleep(pause);
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     let read = stream.read_to_string(&mut text);
