@@ -190,6 +190,10 @@ fn judge(counts: &Counts) -> ExitCode {
         let has_floor = !name.starts_with("W4") && !name.starts_with(HOSTILE);
         println!("| {name} | {router} | {naive} | {} |", if has_floor { &floor } else { "-" });
     }
+    println!("\n| instructions | |\n|---|---:|");
+    for (name, count) in counts.0.iter().filter(|(name, _)| name.starts_with("SNI") || name.starts_with("build")) {
+        println!("| {name} | {count:.0} |");
+    }
     println!("\n| | counted | aim | |\n|---|---:|---:|---|");
     let mut missed = 0;
     let mut row = |what: &dyn Display, counted: f64, aim: &str, missed_by: f64| {

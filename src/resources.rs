@@ -2,7 +2,7 @@
 //!
 //! Knows which resource is there, since when, and where it was written. Knows nothing of what it means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -263,21 +263,19 @@ impl Resources {
     /// is only the place is noted, at once.
     pub(crate) fn changes(&mut self, reader: Reader, scope: Scope) -> (Vec<Change>, Vec<Diagnostic>) {
         let Reader { read, mut findings, .. } = reader;
-        let mut latest: BTreeMap<ResourceRef, (usize, Place)> = BTreeMap::new();
-        for (at, (reference, _, source)) in read.iter().enumerate() {
-            if let Some((_, before)) = latest.insert(reference.clone(), (at, source.place.clone())) {
+        let kept: BTreeSet<&ResourceRef> = read.iter().map(|(reference, ..)| reference).collect();
+        let gone = self.entries.keys().filter(|known| scope == Scope::Whole && !kept.contains(known));
+        let mut changes: Vec<Change> = gone.map(|gone| Change { reference: gone.clone(), now: None }).collect();
+        let mut given: BTreeMap<ResourceRef, Place> = BTreeMap::new();
+        for (reference, object, source) in read {
+            let before = given.insert(reference.clone(), source.place.clone());
+            let same = self.entries.get_mut(&reference).filter(|entry| before.is_none() && entry.object == object);
+            if let Some(before) = before {
                 let message = format!("{reference} was already given at {before}; this one replaces it");
-                let finding = Diagnostic::warning("applied-twice", message).at(reference, "");
+                let finding = Diagnostic::warning("applied-twice", message).at(&reference, "");
                 findings.push(finding.placed(source.place.clone()).remedy("give one of the two another name"));
             }
-        }
-        let gone = self.entries.keys().filter(|known| scope == Scope::Whole && !latest.contains_key(known));
-        let mut changes: Vec<Change> = gone.map(|gone| Change { reference: gone.clone(), now: None }).collect();
-        for (at, (reference, object, source)) in read.into_iter().enumerate() {
-            if latest.get(&reference).is_some_and(|(latest, _)| *latest != at) {
-                continue;
-            }
-            match self.entries.get_mut(&reference).filter(|entry| entry.object == object) {
+            match same {
                 Some(same) => same.source = Some(source),
                 None => changes.push(Change { reference, now: Some((object, source)) }),
             }
@@ -285,14 +283,14 @@ impl Resources {
         (changes, findings)
     }
 
-    /// Makes a change, and hands back what was there before.
-    pub(crate) fn take(&mut self, change: Change) -> Before {
+    /// Makes a change, and hands back what was there before; `None`: it is as it was.
+    pub(crate) fn take(&mut self, change: Change) -> Option<Before> {
         let before = self.shared(&change.reference);
-        match change.now {
-            Some((object, source)) => drop(self.put(change.reference, object, Some(source))),
-            None => drop(self.delete(&change.reference)),
-        }
-        before
+        let changed = match change.now {
+            Some((object, source)) => self.put(change.reference, object, Some(source)) != Applied::Unchanged,
+            None => self.delete(&change.reference),
+        };
+        changed.then_some(before)
     }
 
     fn put(&mut self, reference: ResourceRef, object: Arc<Object>, source: Option<Source>) -> Applied {

@@ -227,7 +227,7 @@ impl Inbound<'_> {
         for bound in &place.servers {
             let place = Place { port: bound.port, gateway: &bound.gateway, encrypted, viewpoint: self.viewpoint };
             for root in self.roots.iter().filter(|root| root.binds(&bound.gateway)) {
-                let rules: Arc<[LoweredRule]> = lower::rules(root, &place, clusters, findings).into();
+                let rules: Arc<[LoweredRule<'_>]> = lower::rules(root, &place, clusters, findings).into();
                 if rules.is_empty() {
                     // Without a rule for this port it claims nothing (istio `gateway.go`, "omitting routes").
                     continue;
@@ -282,7 +282,7 @@ struct Layer<'a> {
     root: &'a Root,
     /// The host as the VirtualService has it.
     written: &'a HostPattern,
-    rules: Arc<[LoweredRule]>,
+    rules: Arc<[LoweredRule<'a>]>,
 }
 
 /// The hosts of a table, in the order in which they are claimed.

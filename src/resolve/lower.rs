@@ -36,21 +36,20 @@ pub(super) struct Place<'a> {
 
 /// The routes of one rule.
 #[derive(Clone, Debug)]
-pub(super) struct LoweredRule {
-    /// Equal for rules that are the same rule (see [`Precedence::LastApplied`](super::Precedence::LastApplied)).
-    pub(super) sameness: BTreeSet<String>,
+pub(super) struct LoweredRule<'r> {
+    blocks: &'r [Option<HttpMatchRequest>],
     pub(super) routes: Vec<Route>,
     /// Whether the last of the routes takes everything.
     pub(super) catch_all: bool,
 }
 
 /// The rules of a VirtualService that apply at a place, up to its first catch-all.
-pub(super) fn rules(
-    root: &Root,
+pub(super) fn rules<'r>(
+    root: &'r Root,
     place: &Place<'_>,
     clusters: &mut Clusters<'_>,
     findings: &mut Findings,
-) -> Vec<LoweredRule> {
+) -> Vec<LoweredRule<'r>> {
     let mut lowered = Vec::new();
     for (index, rule) in root.http.iter().enumerate() {
         let made = Lowering { root, rule, index, place }.rule(clusters, findings);
@@ -64,29 +63,26 @@ pub(super) fn rules(
     lowered
 }
 
-struct Lowering<'a> {
-    root: &'a Root,
-    rule: &'a Rule,
+struct Lowering<'r, 'p> {
+    root: &'r Root,
+    rule: &'r Rule,
     index: usize,
-    place: &'a Place<'a>,
+    place: &'p Place<'p>,
 }
 
-impl Lowering<'_> {
-    fn rule(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Option<LoweredRule> {
-        let rule = &self.rule.rule;
-        let blocks: Vec<Option<(usize, HttpMatchRequest)>> = match rule.r#match.as_slice() {
+impl<'r> Lowering<'r, '_> {
+    fn rule(&self, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Option<LoweredRule<'r>> {
+        let (rule, empty) = (&self.rule.rule, HttpMatchRequest::default());
+        let blocks: Vec<Block<'_>> = match rule.r#match.as_slice() {
             [] => vec![None],
-            blocks => blocks
-                .iter()
-                .enumerate()
-                .filter_map(|(at, block)| {
-                    Some(Some((at, block.clone().unwrap_or_default()))).filter(|b| self.applies(b.as_ref()))
-                })
-                .collect(),
+            blocks => {
+                let blocks = blocks.iter().map(|block| block.as_ref().unwrap_or(&empty)).enumerate();
+                blocks.filter(|(_, block)| self.applies(block)).map(Some).collect()
+            }
         };
         let mut conditions = Vec::new();
         for block in blocks {
-            match condition(block.as_ref().map(|(_, block)| block)) {
+            match condition(block.map(|(_, block)| block)) {
                 Ok((condition, catch_all)) => {
                     conditions.push((block, condition));
                     if catch_all {
@@ -110,8 +106,7 @@ impl Lowering<'_> {
     }
 
     /// Whether a block applies to this client at all (reference 4.3).
-    fn applies(&self, block: Option<&(usize, HttpMatchRequest)>) -> bool {
-        let Some((_, block)) = block else { return true };
+    fn applies(&self, block: &HttpMatchRequest) -> bool {
         let (place, client) = (self.place, self.place.viewpoint);
         if block.port != 0 && block.port != u32::from(place.port) {
             return false;
@@ -123,14 +118,9 @@ impl Lowering<'_> {
             && (block.source_namespace.is_empty() || block.source_namespace == client.namespace)
     }
 
-    fn routes(
-        &self,
-        conditions: Vec<(Option<(usize, HttpMatchRequest)>, Condition)>,
-        made: &Made,
-        catch_all: bool,
-    ) -> LoweredRule {
-        let route = |(block, condition): (Option<(usize, HttpMatchRequest)>, Condition)| {
-            let name = block.as_ref().map(|(_, block)| block.name.as_str()).unwrap_or_default();
+    fn routes(&self, conditions: Vec<(Block<'_>, Condition)>, made: &Made, catch_all: bool) -> LoweredRule<'r> {
+        let route = |(block, condition): (Block<'_>, Condition)| {
+            let name = block.map(|(_, block)| block.name.as_str()).unwrap_or_default();
             let mut route = Route::new(route_name(&self.rule.rule.name, name), condition, made.action.clone());
             route.request = made.request.clone();
             route.response = made.response.clone();
@@ -139,11 +129,7 @@ impl Lowering<'_> {
             route.origin = Some(self.origin(block.map(|(at, _)| at)));
             route
         };
-        LoweredRule {
-            sameness: sameness(&self.rule.rule.r#match),
-            routes: conditions.into_iter().map(route).collect(),
-            catch_all,
-        }
+        LoweredRule { blocks: &self.rule.rule.r#match, routes: conditions.into_iter().map(route).collect(), catch_all }
     }
 
     fn origin(&self, block: Option<usize>) -> Origin {
@@ -367,6 +353,17 @@ struct Made {
 fn route_name(rule: &str, block: &str) -> String {
     let parts: Vec<&str> = [rule, block].into_iter().filter(|part| !part.is_empty()).collect();
     parts.join(".")
+}
+
+/// A match block with its position; `None`: the rule has none.
+type Block<'b> = Option<(usize, &'b HttpMatchRequest)>;
+
+impl LoweredRule<'_> {
+    /// Equal for rules that are the same rule (see [`Precedence::LastApplied`](super::Precedence::LastApplied)). Worked out with
+    /// each call.
+    pub(super) fn sameness(&self) -> BTreeSet<String> {
+        sameness(self.blocks)
+    }
 }
 
 /// What makes two rules the same rule: their match blocks as a set; `name` and `statPrefix` don't count, nor does the

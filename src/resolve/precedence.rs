@@ -14,23 +14,26 @@ use crate::plan::Route;
 ///
 /// The later one's rules stand first, in their own order; earlier rules that are the same are dropped; catch-alls
 /// stand last, the latest's only.
-pub(super) fn fold(layers: &[&[LoweredRule]]) -> Vec<Route> {
-    let mut rules: Vec<&LoweredRule> = Vec::new();
-    let mut catch_all: Option<&LoweredRule> = None;
+pub(super) fn fold(layers: &[&[LoweredRule<'_>]]) -> Vec<Route> {
+    // Mostly there is one, and nothing to compare.
+    let compared = |rule: &LoweredRule<'_>| if layers.len() > 1 { rule.sameness() } else { BTreeSet::new() };
+    let mut rules: Vec<(&LoweredRule<'_>, BTreeSet<String>)> = Vec::new();
+    let mut catch_all: Option<&LoweredRule<'_>> = None;
     for layer in layers {
-        let (own_catch_all, own): (Vec<&LoweredRule>, Vec<_>) = layer.iter().partition(|rule| rule.catch_all);
-        let same: BTreeSet<_> = own.iter().map(|rule| &rule.sameness).collect();
-        let kept = rules.iter().copied().filter(|rule| !same.contains(&rule.sameness));
-        let kept: Vec<_> = kept.collect();
-        rules = own.into_iter().chain(kept).collect();
+        let (own_catch_all, own): (Vec<&LoweredRule<'_>>, Vec<_>) = layer.iter().partition(|rule| rule.catch_all);
+        let mut own: Vec<_> = own.into_iter().map(|rule| (rule, compared(rule))).collect();
+        let same: BTreeSet<_> = own.iter().map(|(_, sameness)| sameness).collect();
+        rules.retain(|(_, sameness)| !same.contains(sameness));
+        own.append(&mut rules);
+        rules = own;
         catch_all = own_catch_all.first().copied().or(catch_all);
     }
-    rules.into_iter().chain(catch_all).flat_map(|rule| rule.routes.iter().cloned()).collect()
+    rules.into_iter().map(|(rule, _)| rule).chain(catch_all).flat_map(|rule| rule.routes.iter().cloned()).collect()
 }
 
 /// Joins the rules of several VirtualServices for one host at a gateway ([`Precedence::Istio`]): one behind the
 /// other, then catch-alls behind everything else (istio `route.go`, `SortVHostRoutes`).
-pub(super) fn join(layers: &[&[LoweredRule]]) -> Vec<Route> {
+pub(super) fn join(layers: &[&[LoweredRule<'_>]]) -> Vec<Route> {
     let rules = layers.iter().flat_map(|layer| layer.iter());
     let split = rules.flat_map(|rule| {
         let last = rule.routes.len().saturating_sub(1);
@@ -41,7 +44,7 @@ pub(super) fn join(layers: &[&[LoweredRule]]) -> Vec<Route> {
 }
 
 /// The rules of one VirtualService alone.
-pub(super) fn alone(rules: &[LoweredRule]) -> Vec<Route> {
+pub(super) fn alone(rules: &[LoweredRule<'_>]) -> Vec<Route> {
     rules.iter().flat_map(|rule| rule.routes.iter().cloned()).collect()
 }
 

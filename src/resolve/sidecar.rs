@@ -144,7 +144,7 @@ impl Outbound<'_> {
 
     /// The hosts that VirtualServices claim on a port, with their routes, in the order in which they count.
     fn claims<'s>(&'s self, port: u16, clusters: &mut Clusters<'_>, findings: &mut Findings) -> Vec<Claim<'s>> {
-        let lowered: Vec<(&Root, Vec<LoweredRule>)> = self
+        let lowered: Vec<(&Root, Vec<LoweredRule<'_>>)> = self
             .roots
             .iter()
             .map(|root| (root, self.lowered(root, port, clusters, findings)))
@@ -159,13 +159,13 @@ impl Outbound<'_> {
                 })
                 .collect(),
             Precedence::LastApplied => {
-                let mut by_host: BTreeMap<&HostPattern, Vec<&[LoweredRule]>> = BTreeMap::new();
+                let mut by_host: BTreeMap<&HostPattern, Vec<&[LoweredRule<'_>]>> = BTreeMap::new();
                 for (root, rules) in &lowered {
                     for host in root.hosts.iter().collect::<BTreeSet<_>>() {
                         by_host.entry(host).or_default().push(rules);
                     }
                 }
-                let claim = |(host, layers): (&'s HostPattern, Vec<&[LoweredRule]>)| Claim {
+                let claim = |(host, layers): (&'s HostPattern, Vec<&[LoweredRule<'_>]>)| Claim {
                     host,
                     root: None,
                     routes: fold(&layers).into(),
@@ -176,13 +176,13 @@ impl Outbound<'_> {
     }
 
     /// The rules of a VirtualService for a port; none where it has no say there.
-    fn lowered(
+    fn lowered<'r>(
         &self,
-        root: &Root,
+        root: &'r Root,
         port: u16,
         clusters: &mut Clusters<'_>,
         findings: &mut Findings,
-    ) -> Vec<LoweredRule> {
+    ) -> Vec<LoweredRule<'r>> {
         let imported = self.scope.imports_rules(root, Some(port));
         if !imported || (port != 80 && !root.hosts.iter().any(|host| clusters.registry.serves(host, port))) {
             return Vec::new();

@@ -195,6 +195,12 @@ impl RouteTable {
     fn line(&self, part: &Part, text: &[u8], found: &mut Found) -> Option<()> {
         self.push(found, part.present)?;
         self.find(part, text, found)?;
+        if part.lengths == 0 { Some(()) } else { self.beginnings(part, text, found) }
+    }
+
+    /// Apart from the rest, which most look-ups end with.
+    #[inline(never)]
+    fn beginnings(&self, part: &Part, text: &[u8], found: &mut Found) -> Option<()> {
         let mut lengths = part.lengths;
         while lengths != 0 {
             let len = lengths.trailing_zeros() as usize + 1;

@@ -138,8 +138,9 @@ impl Views {
         self.behind |= changes.len() > FEW.max(all / FEW) || (self.groups.is_empty() && !changes.is_empty());
         for change in changes {
             let reference = change.reference.clone();
-            let before = self.ground.resources.take(change);
-            self.follow(&reference, before);
+            if let Some(before) = self.ground.resources.take(change) {
+                self.follow(&reference, before);
+            }
         }
         // INVARIANT: what was resolved compiles; where it did not, the routers before stay in force.
         let _ = self.settle();
