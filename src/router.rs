@@ -55,7 +55,10 @@ impl Door {
     /// The chain that takes a connection, with the index of its table.
     #[inline]
     fn chain(&self, connection: &Connection<'_>, http: bool) -> Option<(&Chain, Option<&Table>)> {
-        let at = self.chains.as_ref().map_or(Some(0), |chains| chains.find(connection, http))?;
+        let at = match &self.chains {
+            None => 0,
+            Some(chains) => chains.find(connection, http)?,
+        };
         Some((&self.listener.chains[at], self.tables[at].as_deref()))
     }
 

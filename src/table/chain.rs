@@ -75,7 +75,8 @@ impl ChainIndex {
     }
 
     /// The position of the chain that takes a connection. Allocates for a server name of more than 64 bytes with capitals.
-    #[inline]
+    // Most listeners have one chain for all, and do not come here.
+    #[inline(never)]
     pub(crate) fn find(&self, connection: &Connection<'_>, http: bool) -> Option<usize> {
         let names = self.within(connection.address).or(self.anywhere.as_ref())?;
         let sni = connection.tls.and_then(|hello| hello.sni).unwrap_or_default();
