@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::{
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as http;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
 use prost::{Message, Name};
 
 use super::cluster::{BLACKHOLE, PASSTHROUGH};
@@ -177,10 +178,9 @@ impl Listeners<'_> {
 
     fn tcp(&self, destinations: &[Destination]) -> pb::Filter {
         use tcp::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
-        let name = |to: &Destination| {
-            let known = usize::try_from(to.cluster).ok().and_then(|at| self.plan.clusters.get(at));
-            known.map(|known| known.name.to_string()).unwrap_or_default()
-        };
+        let known = |to: &Destination| self.plan.clusters.get(usize::try_from(to.cluster).ok()?);
+        let name = |to: &Destination| known(to).map(|known| known.name.to_string()).unwrap_or_default();
+        let sticks = destinations.iter().filter_map(known).any(|cluster| cluster.policy.by_source);
         let entry = |to: &Destination| ClusterWeight { name: name(to), weight: to.weight, metadata_match: None };
         let specifier = match destinations {
             [only] => ClusterSpecifier::Cluster(name(only)),
@@ -188,7 +188,7 @@ impl Listeners<'_> {
                 ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: several.iter().map(entry).collect() })
             }
         };
-        proxy(specifier, &self.setup.access_log)
+        proxy(specifier, sticks, &self.setup.access_log)
     }
 }
 
@@ -228,11 +228,15 @@ fn range(range: &Cidr) -> CidrRange {
 /// A chain that hands on whatever comes.
 fn chain(name: &str, cluster: &str, access_log: &[AccessLog]) -> pb::FilterChain {
     let to = tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster.into());
-    pb::FilterChain { name: name.into(), filters: vec![proxy(to, access_log)], ..pb::FilterChain::default() }
+    pb::FilterChain { name: name.into(), filters: vec![proxy(to, false, access_log)], ..pb::FilterChain::default() }
 }
 
-fn proxy(to: tcp::tcp_proxy::ClusterSpecifier, access_log: &[AccessLog]) -> pb::Filter {
+/// What carries connections as a whole. `sticks`: by the client's address.
+fn proxy(to: tcp::tcp_proxy::ClusterSpecifier, sticks: bool, access_log: &[AccessLog]) -> pb::Filter {
+    let source = hash_policy::PolicySpecifier::SourceIp(hash_policy::SourceIp {});
+    let by_source = HashPolicy { policy_specifier: Some(source) };
     let config = tcp::TcpProxy {
+        hash_policy: sticks.then_some(by_source).into_iter().collect(),
         stat_prefix: "tcp".into(),
         access_log: access_log.to_vec(),
         cluster_specifier: Some(to),
