@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hyper::header::HeaderValue;
 use meshroute::authorize::Guard;
 use meshroute::model::destination_rule::ClientTlsMode;
-use meshroute::plan::{Cluster, Endpoint, Target};
+use meshroute::plan::{Cluster, Target};
 use meshroute::{Decision, Outcome, Router};
 
 use crate::metrics::Via;
@@ -17,6 +17,7 @@ use crate::outside::Origin;
 use crate::question::Door;
 use crate::spiffe::Name;
 use crate::transport::{Abroad, Way};
+use crate::upstream::{Reached, Upstream};
 use crate::wire::{Inbound, Peer, Routes};
 use crate::workload::{Service, Workload};
 use crate::world::rule_key;
@@ -76,6 +77,8 @@ pub struct Told {
     pub reason: Arc<str>,
     /// The same as a header.
     pub shown: Option<HeaderValue>,
+    /// The cluster in motion, once it has been asked for.
+    pub upstream: OnceLock<Arc<Upstream>>,
 }
 
 impl Config {
@@ -97,8 +100,8 @@ impl Config {
     }
 
     /// Whose pod an endpoint is.
-    pub fn workload(&self, endpoint: &Endpoint) -> Arc<Workload> {
-        let known = endpoint.socket().and_then(|socket| self.workloads.get(&socket.ip()));
+    pub fn workload(&self, reached: &Reached) -> Arc<Workload> {
+        let known = reached.socket.and_then(|socket| self.workloads.get(&socket.ip()));
         known.map_or_else(Workload::unknown, Arc::clone)
     }
 
@@ -119,6 +122,7 @@ impl Config {
                 service: Arc::new(Service::of_cluster(cluster)),
                 shown: message::header(&reason),
                 reason,
+                upstream: OnceLock::new(),
             })
         });
         Some(Arc::clone(told))
@@ -136,8 +140,8 @@ impl Config {
     }
 
     /// How an endpoint of a cluster is reached.
-    pub fn way(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Way> {
-        let address = endpoint.socket()?;
+    pub fn way(&self, cluster: &Cluster, reached: &Reached) -> Option<Way> {
+        let address = reached.socket?;
         let tls = cluster.policy.tls.as_ref();
         let peer = self.peer(cluster, address).cloned();
         let sni = tls.map(|tls| tls.sni.clone()).filter(|sni| !sni.is_empty());

@@ -4,23 +4,29 @@
 //! of is an error, and ends the connection. Bodies that stream and connections that become something else are not its
 //! business: for these [`pool`](crate::pool) has hyper, which has a task of its own for each connection.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, BytesMut};
+use httparse::ParserConfig;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
+use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::message;
 use crate::transport::Io;
 
 /// The largest head of an answer, and the largest trailers.
 const MAX_HEAD: usize = 64 << 10;
 /// The most headers of an answer.
 const MAX_HEADERS: usize = 100;
+/// Where a name and a value stand in a head.
+type Place = (Range<usize>, Range<usize>);
 /// How much is read at a time.
 const ROOM: usize = 8 << 10;
 
@@ -170,22 +176,24 @@ fn head_of(read: &mut BytesMut, asked: &Method) -> Result<Option<Answered>, Brok
     if read.is_empty() {
         return Ok(None);
     }
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut answer = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(size) = answer.parse(read).map_err(|_| Broken::Lost)? else { return Ok(None) };
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut answer = httparse::Response::new(&mut []);
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut answer, read, &mut headers);
+    let httparse::Status::Complete(size) = parsed.map_err(|_| Broken::Lost)? else { return Ok(None) };
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Broken::Lost)?;
     let version = if answer.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let left = length(answer.headers, status, version, asked)?;
+    let lasting = left != Left::Open && stays_open(answer.headers, version);
     let places = places(read, answer.headers);
     let head = read.split_to(size).freeze();
     let (mut parts, ()) = Response::new(()).into_parts();
     (parts.status, parts.version, parts.headers) = (status, version, named(&head, &places)?);
-    let left = length(&mut parts.headers, status, version, asked)?;
-    let lasting = left != Left::Open && stays_open(&parts.headers, version);
+    message::strip_hop_by_hop(&mut parts.headers);
     Ok(Some(Answered { parts, left, lasting }))
 }
 
 /// Where names and values stand.
-fn places(text: &[u8], headers: &[httparse::Header<'_>]) -> Vec<(Range<usize>, Range<usize>)> {
+fn places(text: &[u8], headers: &[httparse::Header<'_>]) -> SmallVec<[Place; 16]> {
     let at = |part: &[u8]| {
         let start = part.as_ptr() as usize - text.as_ptr() as usize;
         start..start + part.len()
@@ -194,8 +202,9 @@ fn places(text: &[u8], headers: &[httparse::Header<'_>]) -> Vec<(Range<usize>, R
 }
 
 /// The headers that stand there. Values are not copied.
-fn named(text: &Bytes, places: &[(Range<usize>, Range<usize>)]) -> Result<HeaderMap, Broken> {
-    let mut headers = HeaderMap::with_capacity(places.len());
+fn named(text: &Bytes, places: &[Place]) -> Result<HeaderMap, Broken> {
+    // With room for what the rule adds and for what tells of it.
+    let mut headers = HeaderMap::with_capacity(places.len() + 2);
     for (name, value) in places {
         let name = HeaderName::from_bytes(&text[name.clone()]).map_err(|_| Broken::Lost)?;
         let value = HeaderValue::from_maybe_shared(text.slice(value.clone())).map_err(|_| Broken::Lost)?;
@@ -205,21 +214,26 @@ fn named(text: &Bytes, places: &[(Range<usize>, Range<usize>)]) -> Result<Header
 }
 
 /// Where the body ends, as the head says. A length beside chunks is no answer that two readers would understand alike.
-fn length(headers: &mut HeaderMap, status: StatusCode, version: Version, asked: &Method) -> Result<Left, Broken> {
+fn length(
+    headers: &[httparse::Header<'_>],
+    status: StatusCode,
+    version: Version,
+    asked: &Method,
+) -> Result<Left, Broken> {
     if *asked == Method::HEAD || status.is_informational() || matches!(status.as_u16(), 204 | 304) {
         return Ok(Left::Length(0));
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut lengths = values(headers, &header::CONTENT_LENGTH);
     let said = lengths.next().map(digits).transpose()?;
     for again in lengths {
         if said != Some(digits(again)?) {
             return Err(Broken::Lost);
         }
     }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let mut codings = values(headers, &header::TRANSFER_ENCODING);
     match (codings.next(), codings.next()) {
         (None, _) => Ok(said.map_or(Left::Open, Left::Length)),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => {
             let clear = said.is_none() && version == Version::HTTP_11;
             if clear { Ok(Left::ChunkSize) } else { Err(Broken::Lost) }
         }
@@ -227,15 +241,21 @@ fn length(headers: &mut HeaderMap, status: StatusCode, version: Version, asked: 
     }
 }
 
-fn digits(value: &HeaderValue) -> Result<u64, Broken> {
-    let text = value.to_str().map_err(|_| Broken::Lost)?;
+/// The values of a header as they came. They are few: looking through them costs less than looking up.
+fn values<'h>(headers: &'h [httparse::Header<'_>], name: &'static HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    let is_it = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name.as_str());
+    headers.iter().filter(is_it).map(|header| header.value)
+}
+
+fn digits(value: &[u8]) -> Result<u64, Broken> {
+    let text = std::str::from_utf8(value).map_err(|_| Broken::Lost)?;
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| plain).ok_or(Broken::Lost)
 }
 
-fn stays_open(headers: &HeaderMap, version: Version) -> bool {
+fn stays_open(headers: &[httparse::Header<'_>], version: Version) -> bool {
     let says = |wanted: &str| {
-        let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+        let lines = values(headers, &header::CONNECTION).filter_map(|line| std::str::from_utf8(line).ok());
         lines.flat_map(|line| line.split(',')).any(|word| word.trim().eq_ignore_ascii_case(wanted))
     };
     if version == Version::HTTP_10 { says("keep-alive") } else { !says("close") }

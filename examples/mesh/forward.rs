@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderValue, SET_COOKIE};
 use hyper::http::request::Parts;
 use hyper::{Request, Uri, header};
@@ -16,10 +16,11 @@ use meshroute::balance::key::{self, Keyed};
 use meshroute::balance::{Ask, Failure, HostId, Tries, Verdict};
 use meshroute::plan::{Cluster, Endpoint, HttpVersion, Retry};
 use meshroute::{Decision, Forwarded, Outcome, Purpose, Roll};
+use smallvec::smallvec;
 use tokio::time::timeout;
 
 use crate::answer::{Answer, arrived};
-use crate::config::Config;
+use crate::config::{Config, Told};
 use crate::identity::Identity;
 use crate::message;
 use crate::pool::{Body, Parcel, Stuck, Tongue};
@@ -28,7 +29,7 @@ use crate::record::Record;
 use crate::retry::{self, Cargo, Tried};
 use crate::station::Station;
 use crate::transport::Way;
-use crate::upstream::{Held, Upstream, What, now};
+use crate::upstream::{Held, Reached, Upstream, What, at, now};
 
 /// How long a copy may take.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(60);
@@ -42,11 +43,15 @@ pub struct Trip<'a> {
     /// What is done with it.
     pub decision: &'a Decision<'a>,
     /// What it asked.
-    pub question: &'a Question,
+    pub question: &'a Question<'a>,
+    /// What is said of every request that goes this way, if that is known.
+    pub told: Option<&'a Told>,
     /// Its dice.
     pub roll: Roll,
     /// Who sent it.
     pub peer: SocketAddr,
+    /// When it sets out.
+    pub set_out: Instant,
     /// What is noted of it.
     pub record: &'a Record,
 }
@@ -63,7 +68,7 @@ struct Errand<'e> {
     head: &'e Request<()>,
     cluster: &'e Cluster,
     /// Who sends it, for the sidecar at the other end.
-    metadata: Option<HeaderValue>,
+    metadata: Option<&'e HeaderValue>,
     identity: &'e Identity,
     upstream: Arc<Upstream>,
     connect_timeout: Duration,
@@ -93,75 +98,91 @@ impl Trip<'_> {
 
     /// Forwards to one of a cluster's endpoints, and to another if the route says so.
     async fn forward(&self, to: Forwarded<'_>, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
+        let is_waited_for = !body.is_end_stream();
         let Ok(mut cargo) = Cargo::load(body).await else {
             return Answer::refused(400, "the request's body ended too soon");
         };
+        let start = if is_waited_for { Instant::now() } else { self.set_out };
         self.mirror(&head, tongue, &cargo);
         let sticky = self.sticky(to, &head);
         let retry = to.forward().and_then(|forward| forward.retry.as_ref());
         let errand = Errand {
             head: &head,
             cluster: to.cluster,
-            metadata: self.config.metadata.clone(),
+            metadata: self.config.metadata.as_ref(),
             identity: &self.station.identity,
-            upstream: self.station.upstreams.of(to.cluster),
+            upstream: self.upstream(to.cluster),
             connect_timeout: to.cluster.policy.connect_timeout,
             tongue: spoken(to.cluster, tongue, &head),
-            deadline: to.forward().and_then(|forward| forward.timeout).map(|timeout| Instant::now() + timeout),
+            deadline: to.forward().and_then(|forward| forward.timeout).map(|timeout| start + timeout),
             retry,
             record: Some(self.record),
         };
-        let mut answer = self.tries(&errand, &sticky, &mut cargo).await;
+        let mut answer = self.tries(&errand, &sticky, start, &mut cargo).await;
         if let Some(cookie) = sticky.cookie {
             answer.response.headers_mut().append(SET_COOKIE, cookie);
         }
         answer
     }
 
-    async fn tries(&self, errand: &Errand<'_>, sticky: &Sticky, cargo: &mut Cargo) -> Answer {
+    /// A cluster in motion, which a route looks for once.
+    fn upstream(&self, cluster: &Cluster) -> Arc<Upstream> {
+        match self.told {
+            Some(told) => Arc::clone(told.upstream.get_or_init(|| self.station.upstreams.of(cluster))),
+            None => self.station.upstreams.of(cluster),
+        }
+    }
+
+    async fn tries(&self, errand: &Errand<'_>, sticky: &Sticky, start: Instant, cargo: &mut Cargo) -> Answer {
         let mut tries = errand.retry.map(Tries::new);
         let (mut before, mut _retrying): (Vec<HostId>, Option<Held>) = (Vec::new(), None);
+        let mut start = at(start);
         loop {
             let passed = if errand.retry.is_some_and(|retry| retry.ignore_previous_hosts) { &before[..] } else { &[] };
-            let mut ask = Ask::new(self.roll, now());
+            let mut ask = Ask::new(self.roll, start);
             (ask.hash, ask.before) = (sticky.hash, passed);
-            let Some((host, endpoint, held)) = errand.upstream.pick(&ask) else {
+            let Some((host, reached, held)) = errand.upstream.pick(&ask) else {
                 return Answer::made_here(503, "UH", "no healthy upstream");
             };
-            let tried = self.attempt(errand, &endpoint, held, cargo).await;
-            errand.upstream.report(host, retry::report_on(&tried));
-            before.push(host);
-            let draw = Roll::seeded(self.roll.draw(Purpose::Endpoint)).draw(Purpose::Mirror(before.len() as u16));
-            let open = !cargo.is_spent() && !retry::is_past(errand.deadline);
+            let tried = self.attempt(errand, &reached, held, cargo).await;
+            let came = Instant::now();
+            errand.upstream.report(host, retry::report_on(&tried), at(came));
             let verdict = match &mut tries {
-                Some(tries) => tries.judge(retry::verdict_on(&tried), draw),
+                Some(tries) => {
+                    let draw = Purpose::Mirror(before.len() as u16 + 1);
+                    let draw = Roll::seeded(self.roll.draw(Purpose::Endpoint)).draw(draw);
+                    tries.judge(retry::verdict_on(&tried), draw)
+                }
                 None => Verdict::Done,
             };
             let Verdict::Again(pause) = verdict else {
                 let flag = if verdict == Verdict::Exhausted { "URX" } else { "" };
-                return arrived(tried, &endpoint, errand.deadline, flag);
+                return arrived(tried, (reached, came), errand.deadline, flag);
             };
-            if !open {
-                return arrived(tried, &endpoint, errand.deadline, "");
+            if cargo.is_spent() || retry::is_past(errand.deadline) {
+                return arrived(tried, (reached, came), errand.deadline, "");
             }
+            before.push(host);
             _retrying = None;
             match errand.upstream.hold(What::Retry) {
                 Ok(held) => _retrying = Some(held),
-                Err(_) => return arrived(tried, &endpoint, errand.deadline, "UO"),
+                Err(_) => return arrived(tried, (reached, came), errand.deadline, "UO"),
             }
             drop(tried);
             tokio::time::sleep(retry::limit(errand.deadline, None).map_or(pause, |left| pause.min(left))).await;
+            start = now();
         }
     }
 
     /// One try, within its time.
-    async fn attempt(&self, errand: &Errand<'_>, endpoint: &Endpoint, held: Held, cargo: &mut Cargo) -> Tried {
-        let Some(way) = self.config.way(errand.cluster, endpoint) else {
+    async fn attempt(&self, errand: &Errand<'_>, reached: &Reached, held: Held, cargo: &mut Cargo) -> Tried {
+        let Some(way) = self.config.way(errand.cluster, reached) else {
             return Err(Failure::Connect.into());
         };
         let sending = send(errand, way, cargo);
         let tried = match retry::limit(errand.deadline, errand.retry) {
-            Some(limit) => timeout(limit, sending).await.unwrap_or(Err(Failure::TimedOut.into())),
+            // Apart, so that what waits for no time has no room for a timer.
+            Some(limit) => Box::pin(timeout(limit, sending)).await.unwrap_or(Err(Failure::TimedOut.into())),
             None => sending.await,
         };
         tried.map(|(response, mut taken)| {
@@ -190,8 +211,8 @@ impl Trip<'_> {
         for mirror in self.decision.mirrors(&self.roll) {
             let Some(cluster) = self.config.router.plan().clusters.get(mirror.cluster as usize) else { continue };
             let upstream = self.station.upstreams.of(cluster);
-            let Some((_, endpoint, held)) = upstream.pick(&Ask::new(self.roll, now())) else { continue };
-            let Some(way) = self.config.way(cluster, &endpoint) else { continue };
+            let Some((_, reached, held)) = upstream.pick(&Ask::new(self.roll, now())) else { continue };
+            let Some(way) = self.config.way(cluster, &reached) else { continue };
             let (cluster, identity) = (Arc::clone(cluster), Arc::clone(&self.station.identity));
             let metadata = self.config.metadata.clone();
             let (head, mut cargo) = (head.clone(), Cargo::Small(bytes.clone()));
@@ -201,7 +222,7 @@ impl Trip<'_> {
                 let errand = Errand {
                     head: &head,
                     cluster: &cluster,
-                    metadata,
+                    metadata: metadata.as_ref(),
                     identity: &identity,
                     upstream,
                     connect_timeout,
@@ -221,8 +242,8 @@ impl Trip<'_> {
 
     /// Goes to the address that was asked for, if it is one that may be reached.
     async fn pass_through(&self, door: Door, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
-        let asked = ip(&self.question.host).map(|ip| SocketAddr::new(ip, self.question.port));
-        let authority = &self.question.authority;
+        let asked = ip(self.question.host).map(|ip| SocketAddr::new(ip, self.question.port));
+        let authority = self.question.authority;
         let Some(socket) = asked.and_then(|address| self.config.real(address)) else {
             let text = format!("nobody in the mesh claims `{authority}`, and nothing beyond loopback is reached");
             return Answer::refused(502, text);
@@ -279,16 +300,13 @@ pub async fn deliver(
         record: Some(record),
     };
     let tried = send(&errand, Way::plain(socket), &mut Cargo::Stream(Some(body))).await;
-    arrived(tried, endpoint, None, "")
+    arrived(tried, (Reached::from(endpoint), Instant::now()), None, "")
 }
 
 /// Sends a request, and sends it again where a kept connection turns out to be closed.
 async fn send(errand: &Errand<'_>, way: Way, cargo: &mut Cargo) -> Tried {
-    let way = &match errand.head.headers().get(header::HOST).map(HeaderValue::to_str) {
-        Some(Ok(authority)) => way.of_request(authority),
-        _ => way,
-    };
-    let metadata = errand.metadata.as_ref().filter(|_| way.peer.is_some());
+    let way = &way.of_request(errand.head.headers());
+    let metadata = errand.metadata.filter(|_| way.peer.is_some());
     let mut unsent: Option<Box<Request<Body>>> = None;
     loop {
         let line = errand.upstream.line(way, errand.tongue, errand.identity, errand.connect_timeout).await?;
@@ -299,7 +317,7 @@ async fn send(errand: &Errand<'_>, way: Way, cargo: &mut Cargo) -> Tried {
             let parcel =
                 Parcel { head: errand.head, more: metadata.map(|value| (message::PEER_METADATA, value)), body };
             match errand.upstream.ask(line, parcel).await? {
-                Some((response, active)) => return Ok((response, vec![active])),
+                Some((response, active)) => return Ok((response, smallvec![active])),
                 None => continue,
             }
         }
@@ -307,8 +325,9 @@ async fn send(errand: &Errand<'_>, way: Way, cargo: &mut Cargo) -> Tried {
             Some(request) => *request,
             None => whole(errand, way, metadata, cargo)?,
         };
-        match errand.upstream.send(line, request).await {
-            Ok((response, active)) => return Ok((response, vec![active])),
+        // Apart, so that what goes without hyper has no room for it.
+        match Box::pin(errand.upstream.send(line, request)).await {
+            Ok((response, active)) => return Ok((response, smallvec![active])),
             Err(Stuck::Unsent(request)) => unsent = Some(request),
             Err(Stuck::Lost(failure)) => return Err(failure),
         }
@@ -338,14 +357,20 @@ fn whole(
 pub fn outgoing(authority: &str, parts: &Parts, change: Option<&Change>) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = parts.method.clone();
-    *request.headers_mut() = message::passed_on(&parts.headers);
     let path = parts.uri.path_and_query().cloned().map(Uri::from);
     *request.uri_mut() = path.unwrap_or_default();
-    let upgrade = message::upgrade(&parts.headers).cloned();
-    let trailers = message::wants_trailers(&parts.headers);
+    // They are few: looking through them costs less than looking up.
+    let asks_of_the_next = message::is_for_one_connection(&parts.headers);
+    *request.headers_mut() = if asks_of_the_next { message::passed_on(&parts.headers) } else { parts.headers.clone() };
+    let upgrade = asks_of_the_next.then(|| message::upgrade(&parts.headers)).flatten().cloned();
+    let trailers = asks_of_the_next && message::wants_trailers(&parts.headers);
     // Who somebody is, is not for the program to say.
-    request.headers_mut().remove(message::PEER_METADATA);
-    message::insert(request.headers_mut(), header::HOST, authority);
+    if parts.headers.keys().any(|name| *name == message::PEER_METADATA) {
+        request.headers_mut().remove(message::PEER_METADATA);
+    }
+    if request.headers().get(header::HOST).is_none_or(|host| host != authority) {
+        message::insert(request.headers_mut(), header::HOST, authority);
+    }
     if let Some(change) = change {
         change.request(&mut request);
     }

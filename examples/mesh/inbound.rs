@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
@@ -24,9 +24,9 @@ use crate::dial;
 use crate::forward::{deliver, outgoing};
 use crate::message::{self, CLIENT_CERT, Ends, PEER_METADATA};
 use crate::opening::{self, Opening};
-use crate::pool::{Body, Tongue};
+use crate::pool::Tongue;
 use crate::question;
-use crate::record::Record;
+use crate::record::{Record, Sending};
 use crate::spiffe::Name;
 use crate::station::Station;
 use crate::tunnel;
@@ -146,10 +146,9 @@ where
     }
 }
 
-async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Incoming>) -> Response<Sending> {
     let (mut parts, body) = request.into_parts();
-    parts.extensions.insert(caller.ends);
-    let mut record = Record::begin(&station.telemetry, &mut parts);
+    let mut record = Record::begin(&station.telemetry, &mut parts, Some(caller.ends));
     let upgrade = parts.extensions.remove();
     let config = station.config.borrow().clone();
     let mut answer = match config {
@@ -206,9 +205,9 @@ async fn admit(
     }
     introduce(station, caller, &mut parts.headers);
     let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
-    let (head, set_out) = (outgoing(&authority, parts, None), Instant::now());
+    let (head, set_out) = (outgoing(&authority, parts, None), record.begun);
     let answer = deliver((station, &entrance.cluster, record), head, entrance.inbound.socket, tongue, body).await;
-    record.upstream_time = Some(set_out.elapsed());
+    record.upstream_time = answer.came.map(|came| came.saturating_duration_since(set_out));
     answer
 }
 

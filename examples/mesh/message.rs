@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
@@ -22,7 +21,7 @@ use crate::Failure;
 use crate::opening::{self, Opening};
 use crate::patience::{self, Answer, Patient};
 use crate::pool::{Body, Coming};
-use crate::upstream::Held;
+use crate::retry::Taken;
 
 /// The largest head of a request; a larger one is answered 431.
 const MAX_HEAD: usize = 64 << 10;
@@ -143,10 +142,7 @@ pub fn wants_trailers(headers: &HeaderMap) -> bool {
 /// A body that is all there.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     let bytes = bytes.into();
-    if bytes.is_empty() {
-        return Empty::new().map_err(|never| match never {}).boxed();
-    }
-    Full::new(bytes).map_err(|never| match never {}).boxed()
+    Body::Full(Some(bytes).filter(|bytes| !bytes.is_empty()))
 }
 
 /// Puts a header in, with `?` for what is not legal in one; an empty value is left out.
@@ -187,6 +183,11 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
+/// Whether anything of it is for one connection only.
+pub fn is_for_one_connection(headers: &HeaderMap) -> bool {
+    headers.keys().any(is_hop_by_hop)
+}
+
 /// What `Connection` names. The framing is not the sender's to take away.
 fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     let connection = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
@@ -205,6 +206,9 @@ pub fn passed_on(headers: &HeaderMap) -> HeaderMap {
 
 /// Takes out what is for one connection only, also what `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !is_for_one_connection(headers) {
+        return;
+    }
     let own = headers.keys().filter(|name| is_hop_by_hop(name)).cloned();
     let names: Vec<HeaderName> = own.chain(named(headers)).collect();
     for name in names {
@@ -229,12 +233,12 @@ pub struct Timed {
     body: Coming,
     deadline: Option<Pin<Box<Sleep>>>,
     /// What its request takes up until then.
-    held: Vec<Held>,
+    held: Taken,
 }
 
 impl Timed {
     /// A body, and the time by which it must have come; `None`: any.
-    pub fn new(body: Coming, deadline: Option<Instant>, held: Vec<Held>) -> Self {
+    pub fn new(body: Coming, deadline: Option<Instant>, held: Taken) -> Self {
         Timed { body, deadline: deadline.map(|at| Box::pin(tokio::time::sleep_until(at))), held }
     }
 }

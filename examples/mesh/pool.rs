@@ -10,22 +10,64 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::combinators::BoxBody;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use meshroute::balance::{Failure, Overflow};
 
 use crate::Failure as Trouble;
 use crate::exchange::{Arriving, Broken, Home, Wire};
 use crate::identity::Identity;
+use crate::message::{self, Timed};
+use crate::record::Receiving;
 use crate::transport::{Io, Way};
 use crate::upstream::{Held, Upstream, What};
 
 /// A body on its way through.
-pub type Body = BoxBody<Bytes, Trouble>;
+pub enum Body {
+    /// It is all there; `None`: nothing is left of it.
+    Full(Option<Bytes>),
+    /// A client's.
+    Sent(Incoming),
+    /// A client's, which is counted.
+    Received(Box<Receiving>),
+    /// An upstream's.
+    Arriving(Box<Timed>),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Trouble;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Trouble>>> {
+        match &mut *self {
+            Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Sent(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Body::Received(body) => Pin::new(body).poll_frame(cx),
+            Body::Arriving(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Full(bytes) => bytes.is_none(),
+            Body::Sent(body) => body.is_end_stream(),
+            Body::Received(body) => body.is_end_stream(),
+            Body::Arriving(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Body::Sent(body) => body.size_hint(),
+            Body::Received(body) => body.size_hint(),
+            Body::Arriving(body) => body.size_hint(),
+        }
+    }
+}
 
 /// How many connections that nobody uses are kept for one socket.
 const IDLE: usize = 256;
@@ -180,9 +222,7 @@ impl Home for Borrowed {
 
     fn back(self) {
         let Borrowed { wire, held, to, served, upstream } = self;
-        if served < upstream.requests_per_connection() {
-            upstream.put(Line { to, sender: Sender::Bare(wire, held), served });
-        }
+        upstream.put(Line { to, sender: Sender::Bare(wire, held), served });
     }
 }
 
@@ -232,6 +272,17 @@ impl Upstream {
         if let Some(line) = self.kept(to, tongue) {
             return Ok(line);
         }
+        // Apart, so that a request that need not wait has no room for it.
+        Box::pin(self.fresh(to, tongue, identity, patience)).await
+    }
+
+    async fn fresh(
+        self: &Arc<Self>,
+        to: &Way,
+        tongue: Tongue,
+        identity: &Identity,
+        patience: Duration,
+    ) -> Result<Line, Failed> {
         let _waiting = self.hold(What::Waiting).map_err(|_| Failure::Overflow)?;
         loop {
             let mut freed = Box::pin(self.freed.notified());
@@ -313,7 +364,11 @@ impl Upstream {
         match sent {
             Ok(response) => {
                 self.keep(line);
-                Ok((response.map(Coming::Hosted), active))
+                let mut response = response.map(Coming::Hosted);
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    message::strip_hop_by_hop(response.headers_mut());
+                }
+                Ok((response, active))
             }
             Err(mut error) => match error.take_message() {
                 Some(unsent) if used => Err(Stuck::Unsent(Box::new(unsent))),
@@ -327,9 +382,6 @@ impl Upstream {
     fn keep(self: &Arc<Self>, line: Line) {
         let served = line.served.saturating_add(1);
         let Sender::One(mut sender) = line.sender else { return };
-        if served >= self.requests_per_connection() {
-            return;
-        }
         let upstream = Arc::clone(self);
         tokio::spawn(async move {
             if sender.ready().await.is_ok() {
@@ -338,11 +390,12 @@ impl Upstream {
         });
     }
 
-    /// Puts a connection back. One too many, or one to a cluster that nobody knows any more, is closed.
+    /// Puts a connection back. One that has served enough, one too many, or one to a cluster that nobody knows any more, is
+    /// closed.
     fn put(&self, line: Line) {
         let mut state = self.state();
         let mut over = None;
-        if !state.forgotten {
+        if !state.forgotten && line.served < state.requests_per_connection() {
             match state.idle.one.get_mut(&line.to) {
                 Some(lines) if lines.len() >= IDLE => over = Some(line),
                 Some(lines) => lines.push(line),

@@ -7,18 +7,25 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::HeaderName;
 use meshroute::balance::{self, Ended, Failure};
 use meshroute::plan::Retry;
+use smallvec::SmallVec;
 
 use crate::message;
 use crate::pool::{Body, Coming, Failed};
 use crate::upstream::Held;
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+
 /// The largest body that is kept for another try.
 const REPLAYABLE: u64 = 64 << 10;
 
 /// How one try ended: with the head of an answer, and what its request still holds; or without.
-pub type Tried = Result<(Response<Coming>, Vec<Held>), Failed>;
+pub type Tried = Result<(Response<Coming>, Taken), Failed>;
+/// What a request takes up on its way.
+pub type Taken = SmallVec<[Held; 2]>;
 
 /// A body as far as it matters for another try.
 pub enum Cargo {
@@ -44,7 +51,7 @@ impl Cargo {
     pub fn unload(&mut self) -> Option<Body> {
         match self {
             Cargo::Small(bytes) => Some(message::full(bytes.clone())),
-            Cargo::Stream(body) => body.take().map(|body| body.map_err(Into::into).boxed()),
+            Cargo::Stream(body) => body.take().map(Body::Sent),
         }
     }
 
@@ -70,9 +77,14 @@ pub fn is_past(deadline: Option<Instant>) -> bool {
 pub fn verdict_on(tried: &Tried) -> balance::Tried {
     match tried {
         Ok((response, _)) => {
-            let header = |name| response.headers().get(name);
-            let grpc = header("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
-            let rate_limited = header("x-envoy-ratelimited").is_some();
+            let (mut grpc, mut rate_limited) = (None, false);
+            // They are few: looking through them costs less than looking up.
+            for (name, value) in response.headers() {
+                if *name == GRPC_STATUS && grpc.is_none() {
+                    grpc = value.to_str().ok().and_then(|status| status.parse().ok());
+                }
+                rate_limited |= *name == RATE_LIMITED;
+            }
             balance::Tried::answered(response.status().as_u16()).grpc(grpc).rate_limited(rate_limited)
         }
         Err(failed) => balance::Tried::Failed(failed.kind),

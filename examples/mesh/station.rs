@@ -3,7 +3,6 @@
 //! Sidecars and gateways share it; they differ in what they take as the question.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,10 +28,10 @@ use crate::forward::{Trip, outgoing};
 use crate::identity::Identity;
 use crate::message::{self, Ends};
 use crate::opening::{self, Opening};
-use crate::pool::{Body, Tongue};
+use crate::pool::Tongue;
 use crate::portions;
 use crate::question::{Door, Question, asked, question};
-use crate::record::{Record, Telemetry};
+use crate::record::{Record, Sending, Telemetry};
 use crate::spiffe::Name;
 use crate::tunnel;
 use crate::upstream::Upstreams;
@@ -101,17 +100,16 @@ pub async fn tidy(station: Arc<Station>) {
 }
 
 /// Who is at the other end of a connection.
-struct Caller {
-    peer: SocketAddr,
-    ends: Option<Ends>,
+pub struct Caller {
+    /// Where they are.
+    pub peer: SocketAddr,
+    /// The sockets at both ends, where they are worth noting.
+    pub ends: Option<Ends>,
     /// Who they have proved to be in this mesh; `None`: nobody.
-    name: Option<Name>,
+    pub name: Option<Name>,
     /// Whether it came encrypted, which ended here.
-    secured: Option<Secured>,
+    pub secured: Option<Secured>,
 }
-
-/// An answer that is being made.
-type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// Serves a station's door for ever.
 pub async fn serve(listener: TcpListener, station: Arc<Station>, door: Door) {
@@ -156,7 +154,9 @@ impl Station {
             let caller = Caller { peer, ends, name: None, secured: None };
             return self.enter(&config, port, caller, opening, begun, stream).await;
         }
-        message::converse(stream, self.answering(door, Caller { peer, ends, name: None, secured: None })).await;
+        let caller = Arc::new(Caller { peer, ends, name: None, secured: None });
+        let answer = move |request| Arc::clone(&self).answer(door, Arc::clone(&caller), request);
+        message::converse(stream, answer).await;
     }
 
     /// Goes on with a connection to a gateway's port, which may have been decrypted.
@@ -187,22 +187,9 @@ impl Station {
             return tunnel::carry(&self, config, &connection, &format!("*:{port}"), begun, stream).await;
         }
         if matches!(opening, Opening::One | Opening::Two) {
-            let answering = self.answering(Door::Gateway(port), caller);
-            message::talk(opening::rewound(begun, stream), opening, answering).await;
-        }
-    }
-
-    /// Answers the requests of a connection.
-    fn answering(self: Arc<Self>, door: Door, caller: Caller) -> impl Fn(Request<Incoming>) -> Answering + Send {
-        move |mut request: Request<Incoming>| {
-            let extensions = request.extensions_mut();
-            caller.ends.map(|ends| extensions.insert(ends));
-            caller.secured.clone().map(|secured| extensions.insert(secured));
-            caller.name.clone().map(|name| extensions.insert(name));
-            if caller.secured.is_some() {
-                request.headers_mut().insert("x-forwarded-proto", HeaderValue::from_static("https"));
-            }
-            Box::pin(Arc::clone(&self).answer(door, caller.peer, request))
+            let caller = Arc::new(caller);
+            let answer = move |request| Arc::clone(&self).answer(Door::Gateway(port), Arc::clone(&caller), request);
+            message::talk(opening::rewound(begun, stream), opening, answer).await;
         }
     }
 
@@ -210,27 +197,30 @@ impl Station {
     pub fn answer(
         self: Arc<Self>,
         door: Door,
-        peer: SocketAddr,
+        caller: Arc<Caller>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> + Send {
+    ) -> impl Future<Output = Response<Sending>> + Send {
         let (mut parts, body) = request.into_parts();
-        let record = Record::begin(&self.telemetry, &mut parts);
-        self.settle(door, peer, parts, body, record)
+        if caller.secured.is_some() {
+            parts.headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        }
+        let record = Record::begin(&self.telemetry, &mut parts, caller.ends);
+        self.settle(door, caller, parts, body, record)
     }
 
     async fn settle(
         self: Arc<Self>,
         door: Door,
-        peer: SocketAddr,
+        caller: Arc<Caller>,
         mut parts: Parts,
         body: Incoming,
-        mut record: Record,
-    ) -> Response<Body> {
+        mut record: Box<Record>,
+    ) -> Response<Sending> {
         let upgrade = parts.extensions.remove();
         let mut answer = if parts.method == Method::CONNECT {
-            self.open_tunnel(&parts, door, peer, upgrade)
+            self.open_tunnel(&parts, door, caller.peer, upgrade)
         } else {
-            let mut answer = self.ask(door, peer, &parts, body, &mut record).await;
+            let mut answer = self.ask(door, &caller, &parts, body, &mut record).await;
             tunnel::splice(upgrade, &mut answer.response);
             answer
         };
@@ -241,8 +231,8 @@ impl Station {
         record.answered(answer.labelled())
     }
 
-    async fn ask(&self, door: Door, peer: SocketAddr, parts: &Parts, body: Incoming, record: &mut Record) -> Answer {
-        let question = match question(door, parts) {
+    async fn ask(&self, door: Door, caller: &Caller, parts: &Parts, body: Incoming, record: &mut Record) -> Answer {
+        let question = match question(door, caller, parts) {
             Ok(question) => question,
             // What follows might be the rest of something that was misunderstood.
             Err((status, text)) => return Answer::refused(status, text).closing(),
@@ -253,12 +243,12 @@ impl Station {
         };
         let roll = Roll::random();
         let (decision, told, made_here, change, refused) = {
-            let asked = asked(&config, door, &question, parts);
+            let asked = asked(&config, door, caller, &question, parts);
             let decision = config.router.decide(&asked, &roll);
             let told = config.told(&decision);
             note(&config, told.as_deref(), door, &question, &decision, record);
             let refused = match door {
-                Door::Gateway(port) => self.refuse(&config, (port, peer), &decision, (&asked, parts), &roll, record),
+                Door::Gateway(port) => self.refuse(&config, (port, caller), &decision, (&asked, parts), &roll, record),
                 _ => None,
             };
             let change = Change::of(&decision, &asked);
@@ -267,10 +257,12 @@ impl Station {
         if let Some(refused) = refused {
             return refused;
         }
+        let mut set_out = record.begun;
         if let Some(delay) = decision.delay {
             tokio::time::sleep(delay).await;
+            set_out = Instant::now();
         }
-        if let Some(refused) = self.no_room_left(door, &decision, parts, &roll, record) {
+        if let Some(refused) = self.no_room_left((door, caller), &decision, parts, &roll, record) {
             return refused;
         }
         let mut answer = match (made_here, change) {
@@ -282,18 +274,19 @@ impl Station {
                     config: &config,
                     decision: &decision,
                     question: &question,
+                    told: told.as_deref(),
                     roll,
-                    peer,
+                    peer: caller.peer,
+                    set_out,
                     record,
                 };
-                let set_out = Instant::now();
                 let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
                 let mut answer =
-                    trip.set_out(door, outgoing(&question.authority, parts, Some(&change)), tongue, body).await;
-                if let Some(endpoint) = &answer.upstream {
-                    record.upstream_time = Some(set_out.elapsed());
-                    record.destination = config.workload(endpoint);
-                    let peer = decision.cluster().and_then(|cluster| config.peer(cluster, endpoint.socket()?));
+                    trip.set_out(door, outgoing(question.authority, parts, Some(&change)), tongue, body).await;
+                if let Some(reached) = &answer.upstream {
+                    record.upstream_time = answer.came.map(|came| came.saturating_duration_since(set_out));
+                    record.destination = config.workload(reached);
+                    let peer = decision.cluster().and_then(|cluster| config.peer(cluster, reached.socket?));
                     if let (Some(peer), Some(own)) = (peer, self.identity.name()) {
                         record.source_principal = Some(own);
                         record.destination_principal = Some(peer.clone());
@@ -316,18 +309,18 @@ impl Station {
     fn refuse(
         &self,
         config: &Config,
-        (port, peer): (u16, SocketAddr),
+        (port, caller): (u16, &Caller),
         decision: &Decision<'_>,
         (asked, parts): (&meshroute::Request<'_>, &Parts),
         roll: &Roll,
         record: &mut Record,
     ) -> Option<Answer> {
-        let spot = spot(port, decision, parts);
+        let spot = spot(port, caller, decision);
         if let Some(answer) = self.admission.limited((Stage::First, &spot), roll, &parts.headers, record) {
             return Some(answer);
         }
-        let principal = parts.extensions.get::<Name>().map(Name::principal);
-        let mut call = Call::new(port).principal(principal).source(peer.ip()).request(asked);
+        let principal = caller.name.as_ref().map(Name::principal);
+        let mut call = Call::new(port).principal(principal).source(caller.peer.ip()).request(asked);
         call.sni = asked.tls.and_then(|hello| hello.sni);
         admission::refused(&config.guard, &call, &parts.headers, record)
     }
@@ -335,7 +328,7 @@ impl Station {
     /// The same for one that has been let in, and for which no fault was injected.
     fn no_room_left(
         &self,
-        door: Door,
+        (door, caller): (Door, &Caller),
         decision: &Decision<'_>,
         parts: &Parts,
         roll: &Roll,
@@ -346,7 +339,7 @@ impl Station {
             Outcome::Preflight(_) => None,
             Outcome::Refuse(refusal) if refusal.flag == "FI" => None,
             _ => {
-                let spot = spot(port, decision, parts);
+                let spot = spot(port, caller, decision);
                 self.admission.limited((Stage::Last, &spot), roll, &parts.headers, record)
             }
         }
@@ -382,10 +375,10 @@ impl Station {
 }
 
 /// Where a request is at a gateway.
-fn spot<'a>(port: u16, decision: &Decision<'a>, parts: &Parts) -> Spot<'a> {
+fn spot<'a>(port: u16, caller: &Caller, decision: &Decision<'a>) -> Spot<'a> {
     let host = decision.host.map_or("", |host| &host.name);
     let route = decision.route.map_or("", |route| &route.name);
-    Spot::new(port).encrypted(parts.extensions.get::<Secured>().is_some()).routed(host, route)
+    Spot::new(port).encrypted(caller.secured.is_some()).routed(host, route)
 }
 
 /// Puts down what was decided for a request.
@@ -393,7 +386,7 @@ fn note(
     config: &Config,
     told: Option<&Told>,
     door: Door,
-    question: &Question,
+    question: &Question<'_>,
     decision: &Decision<'_>,
     record: &mut Record,
 ) {
@@ -411,7 +404,7 @@ fn note(
     if let Outcome::Refuse(refusal) = &decision.outcome {
         record.details = refusal.detail.to_string().into();
     }
-    let nobodys = |name: &str| Service::nobodys(name, &question.authority);
+    let nobodys = |name: &str| Service::nobodys(name, question.authority);
     let service = match (decision.cluster(), decision.host, &decision.outcome) {
         (Some(cluster), ..) => {
             record.via.cluster = Arc::clone(&cluster.name);

@@ -21,7 +21,7 @@ use crate::message::{self, Ends};
 use crate::opening::{self, Opening};
 use crate::pool::Body;
 use crate::question::{Door, ip};
-use crate::station::Station;
+use crate::station::{Caller, Station};
 use crate::transport::{Io, Way};
 use crate::upstream::{Held, Upstream, What, now};
 
@@ -71,10 +71,9 @@ pub async fn carry_on<S>(
     if matches!(opening, Opening::One | Opening::Two) && is_http(&config, &connection) {
         let door = Door::Tunnel(port, address);
         let stream = opening::rewound(begun, stream);
-        let answer = move |mut request: hyper::Request<Incoming>| {
-            ends.map(|ends| request.extensions_mut().insert(ends));
-            Arc::clone(&station).answer(door, peer, request)
-        };
+        let caller = Arc::new(Caller { peer, ends, name: None, secured: None });
+        let answer =
+            move |request: hyper::Request<Incoming>| Arc::clone(&station).answer(door, Arc::clone(&caller), request);
         return message::talk(stream, opening, answer).await;
     }
     carry(&station, &config, &connection, &what, begun, stream).await;
@@ -132,10 +131,11 @@ async fn reach(
     roll: Roll,
 ) -> Option<(Box<dyn Io>, Vec<Held>, String)> {
     use meshroute::balance::Ended;
-    let (host, endpoint, held) = upstream.pick(&Ask::new(roll, now()))?;
-    let way = config.way(cluster, &endpoint)?;
+    let (host, reached, held) = upstream.pick(&Ask::new(roll, now()))?;
+    let way = config.way(cluster, &reached)?;
     let open = upstream.hold(What::Connection(way.to)).ok()?;
     let connected = way.open(&station.identity, None, cluster.policy.connect_timeout).await;
-    upstream.report(host, if connected.is_ok() { Ended::Answered(200) } else { Ended::Lost });
+    upstream.report(host, if connected.is_ok() { Ended::Answered(200) } else { Ended::Lost }, now());
+    let endpoint = reached.endpoint;
     Some((connected.ok()?, vec![held, open], format!("{} {endpoint}", endpoint.workload)))
 }
