@@ -182,23 +182,30 @@ fn head_of(read: &mut BytesMut, asked: &Method) -> Result<Option<Answered>, Brok
     let httparse::Status::Complete(size) = parsed.map_err(|_| Broken::Lost)? else { return Ok(None) };
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Broken::Lost)?;
     let version = if answer.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let left = length(answer.headers, status, version, asked)?;
-    let lasting = left != Left::Open && stays_open(answer.headers, version);
-    let places = places(read, answer.headers);
+    let said = Said::of(answer.headers);
+    let left = said.left(status, version, asked)?;
+    let lasting = left != Left::Open && said.stays_open(version);
+    let places = places(read, answer.headers, |name| said.passes_on(name));
+    drop(said);
     let head = read.split_to(size).freeze();
     let (mut parts, ()) = Response::new(()).into_parts();
     (parts.status, parts.version, parts.headers) = (status, version, named(&head, &places)?);
-    message::strip_hop_by_hop(&mut parts.headers);
     Ok(Some(Answered { parts, left, lasting }))
 }
 
-/// Where names and values stand.
-fn places(text: &[u8], headers: &[httparse::Header<'_>]) -> SmallVec<[Place; 16]> {
+/// Where names and values stand that are wanted.
+fn places(text: &[u8], headers: &[httparse::Header<'_>], wanted: impl Fn(&str) -> bool) -> SmallVec<[Place; 16]> {
     let at = |part: &[u8]| {
         let start = part.as_ptr() as usize - text.as_ptr() as usize;
         start..start + part.len()
     };
-    headers.iter().map(|header| (at(header.name.as_bytes()), at(header.value))).collect()
+    let mut places = SmallVec::new();
+    for header in headers {
+        if wanted(header.name) {
+            places.push((at(header.name.as_bytes()), at(header.value)));
+        }
+    }
+    places
 }
 
 /// The headers that stand there. Values are not copied.
@@ -213,38 +220,67 @@ fn named(text: &Bytes, places: &[Place]) -> Result<HeaderMap, Broken> {
     Ok(headers)
 }
 
-/// Where the body ends, as the head says. A length beside chunks is no answer that two readers would understand alike.
-fn length(
-    headers: &[httparse::Header<'_>],
-    status: StatusCode,
-    version: Version,
-    asked: &Method,
-) -> Result<Left, Broken> {
-    if *asked == Method::HEAD || status.is_informational() || matches!(status.as_u16(), 204 | 304) {
-        return Ok(Left::Length(0));
-    }
-    let mut lengths = values(headers, &header::CONTENT_LENGTH);
-    let said = lengths.next().map(digits).transpose()?;
-    for again in lengths {
-        if said != Some(digits(again)?) {
-            return Err(Broken::Lost);
-        }
-    }
-    let mut codings = values(headers, &header::TRANSFER_ENCODING);
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(said.map_or(Left::Open, Left::Length)),
-        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => {
-            let clear = said.is_none() && version == Version::HTTP_11;
-            if clear { Ok(Left::ChunkSize) } else { Err(Broken::Lost) }
-        }
-        _ => Err(Broken::Lost),
-    }
+/// What a head says of its body and its connection: the values as they came.
+#[derive(Default)]
+struct Said<'h> {
+    lengths: SmallVec<[&'h [u8]; 1]>,
+    codings: SmallVec<[&'h [u8]; 1]>,
+    connection: SmallVec<[&'h [u8]; 1]>,
 }
 
-/// The values of a header as they came. They are few: looking through them costs less than looking up.
-fn values<'h>(headers: &'h [httparse::Header<'_>], name: &'static HeaderName) -> impl Iterator<Item = &'h [u8]> {
-    let is_it = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name.as_str());
-    headers.iter().filter(is_it).map(|header| header.value)
+impl<'h> Said<'h> {
+    fn of(headers: &[httparse::Header<'h>]) -> Self {
+        let mut said = Said::default();
+        for httparse::Header { name, value } in headers {
+            let kind = match name.len() {
+                10 if name.eq_ignore_ascii_case("connection") => &mut said.connection,
+                14 if name.eq_ignore_ascii_case("content-length") => &mut said.lengths,
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => &mut said.codings,
+                _ => continue,
+            };
+            kind.push(*value);
+        }
+        said
+    }
+
+    /// Where the body ends. A length beside chunks is no answer that two readers would understand alike.
+    fn left(&self, status: StatusCode, version: Version, asked: &Method) -> Result<Left, Broken> {
+        if *asked == Method::HEAD || status.is_informational() || matches!(status.as_u16(), 204 | 304) {
+            return Ok(Left::Length(0));
+        }
+        let mut lengths = self.lengths.iter();
+        let said = lengths.next().map(|length| digits(length)).transpose()?;
+        for again in lengths {
+            if said != Some(digits(again)?) {
+                return Err(Broken::Lost);
+            }
+        }
+        match &self.codings[..] {
+            [] => Ok(said.map_or(Left::Open, Left::Length)),
+            [coding] if coding.eq_ignore_ascii_case(b"chunked") => {
+                let clear = said.is_none() && version == Version::HTTP_11;
+                if clear { Ok(Left::ChunkSize) } else { Err(Broken::Lost) }
+            }
+            _ => Err(Broken::Lost),
+        }
+    }
+
+    fn stays_open(&self, version: Version) -> bool {
+        if version == Version::HTTP_10 { self.says("keep-alive") } else { !self.says("close") }
+    }
+
+    /// Whether `Connection` names this.
+    fn says(&self, wanted: &str) -> bool {
+        let words = self.connection.iter().flat_map(|line| line.split(|byte| *byte == b','));
+        words.map(<[u8]>::trim_ascii).any(|word| word.eq_ignore_ascii_case(wanted.as_bytes()))
+    }
+
+    /// Whether a header is not for one connection only, as which `Connection` may name any but those that say where things
+    /// end.
+    fn passes_on(&self, name: &str) -> bool {
+        let of_all = ["content-length", "host"].iter().any(|known| known.eq_ignore_ascii_case(name));
+        !message::is_hop_by_hop_name(name) && (of_all || !self.says(name))
+    }
 }
 
 fn digits(value: &[u8]) -> Result<u64, Broken> {
@@ -253,18 +289,10 @@ fn digits(value: &[u8]) -> Result<u64, Broken> {
     text.parse().ok().filter(|_| plain).ok_or(Broken::Lost)
 }
 
-fn stays_open(headers: &[httparse::Header<'_>], version: Version) -> bool {
-    let says = |wanted: &str| {
-        let lines = values(headers, &header::CONNECTION).filter_map(|line| std::str::from_utf8(line).ok());
-        lines.flat_map(|line| line.split(',')).any(|word| word.trim().eq_ignore_ascii_case(wanted))
-    };
-    if version == Version::HTTP_10 { says("keep-alive") } else { !says("close") }
-}
-
 /// Where a connection goes after its exchange.
 pub trait Home: Unpin {
-    /// The connection.
-    fn wire(&mut self) -> &mut Wire;
+    /// The connection; `None`: it is none to be had like this.
+    fn wire(&mut self) -> Option<&mut Wire>;
     /// The exchange is over, and the connection may be used again.
     fn back(self);
 }
@@ -292,15 +320,15 @@ impl<H: Home> Arriving<H> {
         self.left = Left::Length(0);
         let Some(mut home) = self.home.take() else { return };
         // What stands behind an answer that nobody asked for belongs to nobody.
-        if self.lasting && home.wire().read.is_empty() {
+        if self.lasting && home.wire().is_some_and(|wire| wire.read.is_empty()) {
             home.back();
         }
     }
 
     /// Up to so many bytes of what was read.
     fn taken(&mut self, most: u64) -> Bytes {
-        let Some(home) = &mut self.home else { return Bytes::new() };
-        let read = &mut home.wire().read;
+        let Some(wire) = self.home.as_mut().and_then(Home::wire) else { return Bytes::new() };
+        let read = &mut wire.read;
         let size = usize::try_from(most).map_or(read.len(), |most| most.min(read.len()));
         read.split_to(size).freeze()
     }
@@ -308,8 +336,8 @@ impl<H: Home> Arriving<H> {
     /// What can be made of what was read; `None`: more is needed.
     fn step(&mut self) -> Result<Option<Frame<Bytes>>, Broken> {
         loop {
-            let Some(home) = &mut self.home else { return Ok(None) };
-            let read = &mut home.wire().read;
+            let Some(wire) = self.home.as_mut().and_then(Home::wire) else { return Ok(None) };
+            let read = &mut wire.read;
             if read.is_empty() {
                 return Ok(None);
             }
@@ -360,7 +388,7 @@ fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Broken> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     match httparse::parse_headers(read, &mut headers).map_err(|_| Broken::Lost)? {
         httparse::Status::Complete((size, headers)) => {
-            let places = places(read, headers);
+            let places = places(read, headers, |_| true);
             named(&read.split_to(size).freeze(), &places).map(Some)
         }
         httparse::Status::Partial if read.len() > MAX_HEAD => Err(Broken::Lost),
@@ -384,8 +412,8 @@ impl<H: Home> hyper::body::Body for Arriving<H> {
                 }
             }
             let open = self.left == Left::Open;
-            let Some(home) = &mut self.home else { return Poll::Ready(None) };
-            match ready!(home.wire().poll_more(cx)) {
+            let Some(wire) = self.home.as_mut().and_then(Home::wire) else { return Poll::Ready(None) };
+            match ready!(wire.poll_more(cx)) {
                 Ok(true) => {}
                 Ok(false) if open => self.end(),
                 _ => {

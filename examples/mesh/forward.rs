@@ -88,7 +88,7 @@ impl Errand<'_> {
 
 impl Trip<'_> {
     /// Does what the decision says, up to the head of an answer.
-    pub async fn set_out(&self, door: Door, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
+    pub async fn set_out(&self, door: Door, head: &Request<()>, tongue: Tongue, body: Incoming) -> Answer {
         match self.decision.outcome {
             Outcome::Forward(to) | Outcome::Connect(to) => self.forward(to, head, tongue, body).await,
             Outcome::Passthrough => self.pass_through(door, head, tongue, body).await,
@@ -97,23 +97,23 @@ impl Trip<'_> {
     }
 
     /// Forwards to one of a cluster's endpoints, and to another if the route says so.
-    async fn forward(&self, to: Forwarded<'_>, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
+    async fn forward(&self, to: Forwarded<'_>, head: &Request<()>, tongue: Tongue, body: Incoming) -> Answer {
         let is_waited_for = !body.is_end_stream();
         let Ok(mut cargo) = Cargo::load(body).await else {
             return Answer::refused(400, "the request's body ended too soon");
         };
         let start = if is_waited_for { Instant::now() } else { self.set_out };
-        self.mirror(&head, tongue, &cargo);
-        let sticky = self.sticky(to, &head);
+        self.mirror(head, tongue, &cargo);
+        let sticky = self.sticky(to, head);
         let retry = to.forward().and_then(|forward| forward.retry.as_ref());
         let errand = Errand {
-            head: &head,
+            head,
             cluster: to.cluster,
             metadata: self.config.metadata.as_ref(),
             identity: &self.station.identity,
             upstream: self.upstream(to.cluster),
             connect_timeout: to.cluster.policy.connect_timeout,
-            tongue: spoken(to.cluster, tongue, &head),
+            tongue: spoken(to.cluster, tongue, head),
             deadline: to.forward().and_then(|forward| forward.timeout).map(|timeout| start + timeout),
             retry,
             record: Some(self.record),
@@ -179,11 +179,12 @@ impl Trip<'_> {
         let Some(way) = self.config.way(errand.cluster, reached) else {
             return Err(Failure::Connect.into());
         };
-        let sending = send(errand, way, cargo);
         let tried = match retry::limit(errand.deadline, errand.retry) {
             // Apart, so that what waits for no time has no room for a timer.
-            Some(limit) => Box::pin(timeout(limit, sending)).await.unwrap_or(Err(Failure::TimedOut.into())),
-            None => sending.await,
+            Some(limit) => {
+                Box::pin(timeout(limit, send(errand, way, cargo))).await.unwrap_or(Err(Failure::TimedOut.into()))
+            }
+            None => send(errand, way, cargo).await,
         };
         tried.map(|(response, mut taken)| {
             taken.push(held);
@@ -241,7 +242,7 @@ impl Trip<'_> {
     }
 
     /// Goes to the address that was asked for, if it is one that may be reached.
-    async fn pass_through(&self, door: Door, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
+    async fn pass_through(&self, door: Door, head: &Request<()>, tongue: Tongue, body: Incoming) -> Answer {
         let asked = ip(self.question.host).map(|ip| SocketAddr::new(ip, self.question.port));
         let authority = self.question.authority;
         let Some(socket) = asked.and_then(|address| self.config.real(address)) else {
@@ -252,7 +253,7 @@ impl Trip<'_> {
             return Answer::refused(502, "this is the proxy itself; name a service");
         }
         let cluster = single("PassthroughCluster", socket);
-        let answer = deliver((self.station, &cluster, self.record), head, socket, tongue, body).await;
+        let answer = Box::pin(deliver((self.station, &cluster, self.record), head, socket, tongue, body)).await;
         answer.because(format!("nobody claims {authority}: it goes where it was sent"))
     }
 }
@@ -277,7 +278,7 @@ pub fn single(name: &str, socket: SocketAddr) -> Cluster {
 /// Sends a request to a socket as it is, on account of a [`single`] cluster.
 pub async fn deliver(
     (station, cluster, record): (&Station, &Cluster, &Record),
-    head: Request<()>,
+    head: &Request<()>,
     socket: SocketAddr,
     tongue: Tongue,
     body: Incoming,
@@ -288,7 +289,7 @@ pub async fn deliver(
     let upstream = station.upstreams.of(cluster);
     let connect_timeout = cluster.policy.connect_timeout;
     let errand = Errand {
-        head: &head,
+        head,
         cluster,
         metadata: None,
         identity: &station.identity,

@@ -206,7 +206,7 @@ async fn admit(
     introduce(station, caller, &mut parts.headers);
     let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
     let (head, set_out) = (outgoing(&authority, parts, None), record.begun);
-    let answer = deliver((station, &entrance.cluster, record), head, entrance.inbound.socket, tongue, body).await;
+    let answer = deliver((station, &entrance.cluster, record), &head, entrance.inbound.socket, tongue, body).await;
     record.upstream_time = answer.came.map(|came| came.saturating_duration_since(set_out));
     answer
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, timeout};
 
 use crate::Failure;
 use crate::opening::{self, Opening};
-use crate::patience::{self, Answer, Patient};
+use crate::patience::{self, Answering, Patient};
 use crate::pool::{Body, Coming};
 use crate::retry::Taken;
 
@@ -110,16 +110,8 @@ where
     let stream = Patient::new(stream);
     let turn = stream.turn();
     let service = service_fn(move |request: Request<Incoming>| {
-        turn.answer();
-        let (turn, tunnels) = (turn.clone(), request.method() == Method::CONNECT);
-        let response = handler(request);
-        async move {
-            let response = response.await;
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS || tunnels && response.status().is_success() {
-                turn.release();
-            }
-            Ok::<_, Infallible>(response.map(|body| Answer::new(body, turn)))
-        }
+        let tunnels = request.method() == Method::CONNECT;
+        Answering::new(handler(request), &turn, tunnels)
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(MAX_HEAD);
@@ -169,18 +161,24 @@ pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-
 
 /// Whether a header is for one connection only (RFC 9110, section 7.6.1).
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authorization"
-            | "proxy-authenticate"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+    is_hop_by_hop_name(name.as_str())
+}
+
+/// The same for a name as it came.
+pub fn is_hop_by_hop_name(name: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "proxy-authenticate",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    // Lengths tell most others apart.
+    matches!(name.len(), 2 | 7 | 10 | 16..=19) && NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// Whether anything of it is for one connection only.

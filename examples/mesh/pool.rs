@@ -84,10 +84,13 @@ pub enum Tongue {
 /// The connections that are open and may take a request, by where they go.
 #[derive(Default)]
 pub struct Idle {
-    one: HashMap<Way, Vec<Line>>,
+    one: HashMap<Way, Vec<Kept>>,
     /// Each takes many requests at a time.
     two: HashMap<Way, http2::SendRequest<Body>>,
 }
+
+/// A connection on its way between requests, of which a request carries no more than a pointer.
+pub type Kept = Box<Line>;
 
 /// A connection that a request may go onto.
 pub struct Line {
@@ -135,10 +138,10 @@ impl From<Overflow> for Stuck {
 impl Idle {
     /// A connection to somewhere. Those that turn out to be over are put with the `dead`, to be dropped once nothing is
     /// locked.
-    fn take(&mut self, to: &Way, tongue: Tongue, dead: &mut Vec<Line>) -> Option<Line> {
+    fn take(&mut self, to: &Way, tongue: Tongue, dead: &mut Vec<Kept>) -> Option<Kept> {
         if tongue == Tongue::Two {
             let sender = self.two.get(to).filter(|sender| !sender.is_closed()).cloned()?;
-            return Some(Line { to: to.clone(), sender: Sender::Two(sender), served: 1 });
+            return Some(Box::new(Line { to: to.clone(), sender: Sender::Two(sender), served: 1 }));
         }
         let kept = self.one.get_mut(to)?;
         while let Some(mut line) = kept.pop() {
@@ -151,7 +154,7 @@ impl Idle {
     }
 
     /// Takes out what is over, to be dropped once nothing is locked.
-    pub fn sweep(&mut self) -> Vec<Line> {
+    pub fn sweep(&mut self) -> Vec<Kept> {
         let mut dead = Vec::new();
         for kept in self.one.values_mut() {
             dead.extend(kept.extract_if(.., |line| !line.is_usable()));
@@ -174,6 +177,13 @@ impl Line {
             Sender::Bare(wire, _) => wire.is_quiet(),
             Sender::One(one) => one.is_ready() && !one.is_closed(),
             Sender::Two(two) => !two.is_closed(),
+        }
+    }
+
+    fn wire(&mut self) -> Option<&mut Wire> {
+        match &mut self.sender {
+            Sender::Bare(wire, _) => Some(wire),
+            _ => None,
         }
     }
 
@@ -208,21 +218,17 @@ pub struct Parcel<'a> {
 
 /// A connection that one exchange has to itself, and where it goes after that.
 pub struct Borrowed {
-    wire: Wire,
-    held: Held,
-    to: Way,
-    served: u32,
+    line: Kept,
     upstream: Arc<Upstream>,
 }
 
 impl Home for Borrowed {
-    fn wire(&mut self) -> &mut Wire {
-        &mut self.wire
+    fn wire(&mut self) -> Option<&mut Wire> {
+        self.line.wire()
     }
 
     fn back(self) {
-        let Borrowed { wire, held, to, served, upstream } = self;
-        upstream.put(Line { to, sender: Sender::Bare(wire, held), served });
+        self.upstream.put(self.line);
     }
 }
 
@@ -268,7 +274,7 @@ impl Upstream {
         tongue: Tongue,
         identity: &Identity,
         patience: Duration,
-    ) -> Result<Line, Failed> {
+    ) -> Result<Kept, Failed> {
         if let Some(line) = self.kept(to, tongue) {
             return Ok(line);
         }
@@ -282,7 +288,7 @@ impl Upstream {
         tongue: Tongue,
         identity: &Identity,
         patience: Duration,
-    ) -> Result<Line, Failed> {
+    ) -> Result<Kept, Failed> {
         let _waiting = self.hold(What::Waiting).map_err(|_| Failure::Overflow)?;
         loop {
             let mut freed = Box::pin(self.freed.notified());
@@ -295,14 +301,14 @@ impl Upstream {
                     let opened = to.open(identity, Some(tongue), patience).await;
                     let stream = opened.map_err(|why| Failed { kind: Failure::Connect, why })?;
                     let line = self.dial(to.clone(), tongue, stream, held).await;
-                    return line.ok_or(Failure::Connect.into());
+                    return line.map(Box::new).ok_or(Failure::Connect.into());
                 }
                 Err(_) => freed.await,
             }
         }
     }
 
-    fn kept(&self, to: &Way, tongue: Tongue) -> Option<Line> {
+    fn kept(&self, to: &Way, tongue: Tongue) -> Option<Kept> {
         let mut dead = Vec::new();
         // INVARIANT: what drops a connection locks the state, so that none is dropped while it is locked.
         let taken = self.state().idle.take(to, tongue, &mut dead);
@@ -331,18 +337,16 @@ impl Upstream {
     /// goes. `None`: the connection had been closed by the other side, and nothing was sent.
     pub async fn ask(
         self: &Arc<Self>,
-        line: Line,
+        mut line: Kept,
         parcel: Parcel<'_>,
     ) -> Result<Option<(Response<Coming>, Held)>, Failure> {
         let used = line.is_used();
-        let Line { to, sender: Sender::Bare(mut wire, held), served } = line else {
-            return Err(Failure::Reset);
-        };
+        let Some(wire) = line.wire() else { return Err(Failure::Reset) };
         let active = self.hold(What::Request).map_err(|_| Failure::Overflow)?;
         match wire.ask(parcel.head, parcel.more, parcel.body).await {
             Ok(answered) => {
-                let served = served.saturating_add(1);
-                let home = Borrowed { wire, held, to, served, upstream: Arc::clone(self) };
+                line.served = line.served.saturating_add(1);
+                let home = Borrowed { line, upstream: Arc::clone(self) };
                 Ok(Some((Arriving::new(answered, home).map(Coming::Bare), active)))
             }
             Err(Broken::Unsent) if used => Ok(None),
@@ -352,7 +356,7 @@ impl Upstream {
     }
 
     /// Sends a request by way of hyper and waits for the head of its answer. The request counts until the second value goes.
-    pub async fn send(self: &Arc<Self>, line: Line, request: Request<Body>) -> Result<(Response<Coming>, Held), Stuck> {
+    pub async fn send(self: &Arc<Self>, line: Kept, request: Request<Body>) -> Result<(Response<Coming>, Held), Stuck> {
         let active = self.hold(What::Request)?;
         let used = line.is_used();
         let mut line = line.hosted().await.map_err(|failure| Stuck::Lost(failure.into()))?;
@@ -385,14 +389,14 @@ impl Upstream {
         let upstream = Arc::clone(self);
         tokio::spawn(async move {
             if sender.ready().await.is_ok() {
-                upstream.put(Line { to: line.to, sender: Sender::One(sender), served });
+                upstream.put(Box::new(Line { to: line.to, sender: Sender::One(sender), served }));
             }
         });
     }
 
     /// Puts a connection back. One that has served enough, one too many, or one to a cluster that nobody knows any more, is
     /// closed.
-    fn put(&self, line: Line) {
+    fn put(&self, line: Kept) {
         let mut state = self.state();
         let mut over = None;
         if !state.forgotten && line.served < state.requests_per_connection() {

@@ -205,14 +205,14 @@ impl Station {
             parts.headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
         }
         let record = Record::begin(&self.telemetry, &mut parts, caller.ends);
-        self.settle(door, caller, parts, body, record)
+        self.settle(door, caller, Box::new(parts), body, record)
     }
 
     async fn settle(
         self: Arc<Self>,
         door: Door,
         caller: Arc<Caller>,
-        mut parts: Parts,
+        mut parts: Box<Parts>,
         body: Incoming,
         mut record: Box<Record>,
     ) -> Response<Sending> {
@@ -281,8 +281,8 @@ impl Station {
                     record,
                 };
                 let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
-                let mut answer =
-                    trip.set_out(door, outgoing(question.authority, parts, Some(&change)), tongue, body).await;
+                let head = outgoing(question.authority, parts, Some(&change));
+                let mut answer = trip.set_out(door, &head, tongue, body).await;
                 if let Some(reached) = &answer.upstream {
                     record.upstream_time = answer.came.map(|came| came.saturating_duration_since(set_out));
                     record.destination = config.workload(reached);
