@@ -242,7 +242,7 @@ impl Station {
             return Answer::refused(503, "no configuration yet");
         };
         let roll = Roll::random();
-        let (decision, told, made_here, change, refused) = {
+        let (told, made_here, change, refused, decision) = {
             let asked = asked(&config, door, caller, &question, parts);
             let decision = config.router.decide(&asked, &roll);
             let told = config.told(&decision);
@@ -252,7 +252,7 @@ impl Station {
                 _ => None,
             };
             let change = Change::of(&decision, &asked);
-            (decision.clone(), told, adapter::answer(&decision, &asked), change, refused)
+            (told, adapter::answer(&decision, &asked), change, refused, decision)
         };
         if let Some(refused) = refused {
             return refused;
