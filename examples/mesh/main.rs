@@ -78,11 +78,6 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use args::Args;
-use mimalloc::MiMalloc;
-
-/// A request takes up and gives back some ten pieces of memory, for which it pays less than half as with glibc's.
-#[global_allocator]
-static MEMORY: MiMalloc = MiMalloc;
 
 const HELP: &str = "\
 A complete small mesh on loopback, routed by the crate `meshroute`.
