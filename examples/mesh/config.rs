@@ -156,9 +156,12 @@ impl Config {
 
     /// The endpoint that a client itself has chosen by dialling it, where a cluster leaves it to the client: a ServiceEntry
     /// without resolution, or `PASSTHROUGH`. `None`: it does not, or nobody knows what was dialled, or that is not reached.
-    pub fn original(&self, cluster: &Cluster, dialled: Option<SocketAddr>) -> Option<Reached> {
-        let left = cluster.policy.load_balancer == LoadBalancer::Passthrough;
-        let dialled = dialled.filter(|dialled| left && self.real(*dialled).is_some())?;
+    pub fn original(&self, cluster: &Cluster, dialled: impl FnOnce() -> Option<SocketAddr>) -> Option<Reached> {
+        // Asked for only where it matters: most clusters choose themselves.
+        if cluster.policy.load_balancer != LoadBalancer::Passthrough {
+            return None;
+        }
+        let dialled = dialled().filter(|dialled| self.real(*dialled).is_some())?;
         Some(Reached { endpoint: Endpoint::new(&dialled.ip().to_string(), dialled.port(), ""), socket: Some(dialled) })
     }
 

@@ -104,7 +104,7 @@ impl Trip<'_> {
     pub async fn set_out(&self, door: Door, head: &Request<()>, tongue: Tongue, body: Incoming) -> Answer {
         match self.decision.outcome {
             Outcome::Forward(to) | Outcome::Connect(to) => {
-                let original = self.config.original(to.cluster, self.dialled(door));
+                let original = self.config.original(to.cluster, || self.dialled(door));
                 self.forward(to, original, head, tongue, body).await
             }
             Outcome::Passthrough => self.pass_through(door, head, tongue, body).await,

@@ -135,7 +135,7 @@ pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     let reached = match &decision.outcome {
         Outcome::Connect(to) => {
             let upstream = station.upstreams.of(to.cluster);
-            let original = connection.address.map(|address| SocketAddr::new(address, connection.port));
+            let original = || Some(SocketAddr::new(connection.address?, connection.port));
             match config.original(to.cluster, original) {
                 Some(chosen) => through(station, config, (to.cluster, &upstream), (None, &chosen), &mut passage).await,
                 None => reach(station, config, (to.cluster, &upstream), (roll, peer), &mut passage).await,
