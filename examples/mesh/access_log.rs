@@ -80,8 +80,9 @@ fn text(record: &Record) -> String {
 }
 
 fn write_text(record: &Record, line: &mut String) -> std::fmt::Result {
-    let path = plain(&record.path);
-    write!(line, "[{}] \"{} {path} {}\"", rfc3339(record.started), record.method, record.protocol)?;
+    let path = record.path();
+    let path = plain(&path);
+    write!(line, "[{}] \"{} {path} {}\"", rfc3339(record.started()), record.method, record.protocol)?;
     write!(line, " {} {} {}", record.status, or_dash(&record.flags), or_dash(&record.details))?;
     write!(line, " - \"{}\"", or_dash(transport_failure(record)))?;
     write!(line, " {} {} {} ", record.received(), record.sent, record.duration().as_millis())?;
@@ -90,7 +91,7 @@ fn write_text(record: &Record, line: &mut String) -> std::fmt::Result {
         None => line.push('-'),
     }
     let upstream = upstream_host(record);
-    let own: [&str; 5] = [&record.forwarded_for, &record.user_agent, &record.request_id, &record.authority, &upstream];
+    let own: [&str; 5] = [&record.forwarded_for, &record.user_agent, &record.request_id, record.authority(), &upstream];
     for value in own {
         write!(line, " \"{}\"", plain(or_dash(value)))?;
     }
@@ -183,9 +184,9 @@ fn object(record: &Record) -> Value {
     let proved = |name: &Option<Name>| name.as_ref().map(Name::to_string);
     let upstream_peer = record.destination_principal.as_ref().filter(|_| record.reporter == "source");
     json!({
-        "start_time": rfc3339(record.started),
+        "start_time": rfc3339(record.started()),
         "method": record.method.as_str(),
-        "path": record.path,
+        "path": record.path(),
         "protocol": record.protocol,
         "response_code": record.status,
         "response_flags": or_dash(&record.flags),
@@ -199,7 +200,7 @@ fn object(record: &Record) -> Value {
         "x_forwarded_for": known(&record.forwarded_for),
         "user_agent": known(&record.user_agent),
         "request_id": known(&record.request_id),
-        "authority": known(&record.authority),
+        "authority": known(record.authority()),
         "upstream_host": known(&upstream_host(record)),
         "upstream_cluster": known(&record.via.cluster),
         "upstream_local_address": null,
@@ -214,7 +215,7 @@ fn object(record: &Record) -> Value {
 }
 
 fn upstream_host(record: &Record) -> String {
-    record.upstream.as_ref().map(ToString::to_string).unwrap_or_default()
+    record.upstream.as_ref().map(|reached| reached.endpoint.to_string()).unwrap_or_default()
 }
 
 fn or_dash(value: &str) -> &str {

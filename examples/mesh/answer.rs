@@ -2,22 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use meshroute::adapter::http as adapter;
 use meshroute::balance::Failure;
-use meshroute::plan::{Cluster, Endpoint};
+use meshroute::plan::Cluster;
 use meshroute::{Decision, Outcome};
-use tokio::time::Instant;
 
 use crate::message;
 use crate::pool::{Body, Failed};
 use crate::record::{self, Record};
 use crate::retry::Tried;
-use crate::upstream::Kept;
+use crate::upstream::{Kept, Reached};
 use crate::world::rule_key;
 
 /// Why an answer is as it is, for the client to see.
@@ -34,7 +33,9 @@ pub struct Answer {
     /// The same as a header, where it was made before.
     pub shown: Option<HeaderValue>,
     /// Who answered.
-    pub upstream: Option<Endpoint>,
+    pub upstream: Option<Reached>,
+    /// When the head of its answer came, or no longer could.
+    pub came: Option<Instant>,
     /// Envoy's response code details, where the flags don't say all; empty: they do.
     pub details: String,
     /// What it says, where it is made here.
@@ -57,6 +58,7 @@ impl Answer {
             reason: Arc::default(),
             shown: None,
             upstream: None,
+            came: None,
             details: String::new(),
             told: Some(text),
         }
@@ -76,17 +78,18 @@ impl Answer {
             reason: Arc::default(),
             shown: None,
             upstream: None,
+            came: None,
             details: String::new(),
             told: None,
         }
     }
 
     /// Puts down what became of a request.
-    pub fn note(&self, record: &mut Record) {
+    pub fn note(&mut self, record: &mut Record) {
         record.flags.clone_from(&self.flags);
         record.reason.clone_from(&self.reason);
-        record.upstream.clone_from(&self.upstream);
-        let came_back = self.upstream.is_some() && (self.flags.is_empty() || self.flags == "URX");
+        record.upstream = self.upstream.take();
+        let came_back = record.upstream.is_some() && (self.flags.is_empty() || self.flags == "URX");
         if record.details.is_empty() {
             record.details = match (&*self.details, came_back) {
                 ("", true) => "via_upstream".into(),
@@ -142,7 +145,9 @@ impl Answer {
     /// With what was noted, for the client to see.
     pub fn labelled(mut self) -> Response<Body> {
         let headers = self.response.headers_mut();
-        message::insert(headers, HeaderName::from_static("x-meshroute-flags"), &self.flags);
+        if !self.flags.is_empty() {
+            message::insert(headers, HeaderName::from_static("x-meshroute-flags"), &self.flags);
+        }
         // Whoever refused it further on has said why.
         match self.shown {
             _ if headers.contains_key(&REASON) => {}
@@ -158,35 +163,37 @@ fn is_grpc(asked: &HeaderMap) -> bool {
     kind.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest, [] | [b'+', ..]))
 }
 
-/// The answer for how the last try ended. `flag`: what else is to be noted about it.
-pub fn arrived(tried: Tried, endpoint: &Endpoint, deadline: Option<std::time::Instant>, flag: &'static str) -> Answer {
+/// The answer for how the last try ended, and when. `flag`: what else is to be noted about it.
+pub fn arrived(
+    tried: Tried,
+    (reached, came): (Reached, Instant),
+    deadline: Option<Instant>,
+    flag: &'static str,
+) -> Answer {
     let mut answer = match tried {
-        Ok((response, held)) => {
-            let (mut parts, body) = response.into_parts();
-            let held = if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        Ok((mut response, mut held)) => {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // The request is not over when this answer is.
-                let connection: Option<Kept> = parts.extensions.remove();
-                parts.extensions.insert(Kept::new((connection, held)));
-                Vec::new()
-            } else {
-                message::strip_hop_by_hop(&mut parts.headers);
-                held
-            };
-            let body = message::Timed::new(body, deadline.map(Instant::from_std), held);
-            let response = Response::from_parts(parts, body.boxed());
+                let extensions = response.extensions_mut();
+                let connection: Option<Kept> = extensions.remove();
+                extensions.insert(Kept::new((connection, std::mem::take(&mut held))));
+            }
+            let timed = |body| message::Timed::new(body, deadline.map(Into::into), held);
+            let response = response.map(|body| Body::Arriving(Box::new(timed(body))));
             Answer {
                 response,
                 flags: flag.to_string(),
                 reason: Arc::default(),
                 shown: None,
                 upstream: None,
+                came: None,
                 details: String::new(),
                 told: None,
             }
         }
         Err(failure) => failed(&failure, flag),
     };
-    answer.upstream = Some(endpoint.clone());
+    (answer.upstream, answer.came) = (Some(reached), Some(came));
     answer
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hyper::header::HeaderValue;
 use meshroute::authorize::Guard;
@@ -17,6 +17,7 @@ use crate::outside::Origin;
 use crate::question::Door;
 use crate::spiffe::Name;
 use crate::transport::{Abroad, Way};
+use crate::upstream::{Reached, Upstream};
 use crate::wire::{Carries, Inbound, Peer, Routes};
 use crate::workload::{Service, Workload};
 use crate::world::rule_key;
@@ -76,6 +77,8 @@ pub struct Told {
     pub reason: Arc<str>,
     /// The same as a header.
     pub shown: Option<HeaderValue>,
+    /// The cluster in motion, once it has been asked for.
+    pub upstream: OnceLock<Arc<Upstream>>,
 }
 
 impl Config {
@@ -97,8 +100,8 @@ impl Config {
     }
 
     /// Whose pod an endpoint is.
-    pub fn workload(&self, endpoint: &Endpoint) -> Arc<Workload> {
-        endpoint.socket().and_then(|socket| self.workload_at(socket.ip())).unwrap_or_else(Workload::unknown)
+    pub fn workload(&self, reached: &Reached) -> Arc<Workload> {
+        reached.socket.and_then(|socket| self.workload_at(socket.ip())).unwrap_or_else(Workload::unknown)
     }
 
     /// Whose pod is at an address.
@@ -123,6 +126,7 @@ impl Config {
                 service: Arc::new(Service::of_cluster(cluster)),
                 shown: message::header(&reason),
                 reason,
+                upstream: OnceLock::new(),
             })
         });
         Some(Arc::clone(told))
@@ -140,8 +144,8 @@ impl Config {
     }
 
     /// How an endpoint of a cluster is reached.
-    pub fn way(&self, cluster: &Cluster, endpoint: &Endpoint) -> Option<Way> {
-        let address = endpoint.socket()?;
+    pub fn way(&self, cluster: &Cluster, reached: &Reached) -> Option<Way> {
+        let address = reached.socket?;
         let tls = cluster.policy.tls.as_ref();
         let peer = self.peer(cluster, address).cloned();
         let sni = tls.map(|tls| tls.sni.clone()).filter(|sni| !sni.is_empty());
@@ -152,10 +156,13 @@ impl Config {
 
     /// The endpoint that a client itself has chosen by dialling it, where a cluster leaves it to the client: a ServiceEntry
     /// without resolution, or `PASSTHROUGH`. `None`: it does not, or nobody knows what was dialled, or that is not reached.
-    pub fn original(&self, cluster: &Cluster, dialled: Option<SocketAddr>) -> Option<Endpoint> {
-        let left = cluster.policy.load_balancer == LoadBalancer::Passthrough;
-        let dialled = dialled.filter(|dialled| left && self.real(*dialled).is_some())?;
-        Some(Endpoint::new(&dialled.ip().to_string(), dialled.port(), ""))
+    pub fn original(&self, cluster: &Cluster, dialled: impl FnOnce() -> Option<SocketAddr>) -> Option<Reached> {
+        // Asked for only where it matters: most clusters choose themselves.
+        if cluster.policy.load_balancer != LoadBalancer::Passthrough {
+            return None;
+        }
+        let dialled = dialled().filter(|dialled| self.real(*dialled).is_some())?;
+        Some(Reached { endpoint: Endpoint::new(&dialled.ip().to_string(), dialled.port(), ""), socket: Some(dialled) })
     }
 
     /// Where a made-up address really is. This mesh reaches nothing beyond loopback and its pods' namespaces.

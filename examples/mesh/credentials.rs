@@ -43,7 +43,7 @@ struct Loaded {
 
 /// Of a request: that it came encrypted, and for which server.
 #[derive(Clone, Debug)]
-pub struct Secured(pub Option<String>);
+pub struct Secured(pub Option<Arc<str>>);
 
 impl Credentials {
     /// From now on these are wanted.

@@ -4,23 +4,29 @@
 //! of is an error, and ends the connection. Bodies that stream and connections that become something else are not its
 //! business: for these [`pool`](crate::pool) has hyper, which has a task of its own for each connection.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, BytesMut};
+use httparse::ParserConfig;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
+use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::message;
 use crate::transport::Io;
 
 /// The largest head of an answer, and the largest trailers.
 const MAX_HEAD: usize = 64 << 10;
 /// The most headers of an answer.
 const MAX_HEADERS: usize = 100;
+/// Where a name and a value stand in a head.
+type Place = (Range<usize>, Range<usize>);
 /// How much is read at a time.
 const ROOM: usize = 8 << 10;
 
@@ -170,32 +176,42 @@ fn head_of(read: &mut BytesMut, asked: &Method) -> Result<Option<Answered>, Brok
     if read.is_empty() {
         return Ok(None);
     }
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut answer = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(size) = answer.parse(read).map_err(|_| Broken::Lost)? else { return Ok(None) };
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut answer = httparse::Response::new(&mut []);
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut answer, read, &mut headers);
+    let httparse::Status::Complete(size) = parsed.map_err(|_| Broken::Lost)? else { return Ok(None) };
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Broken::Lost)?;
     let version = if answer.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let places = places(read, answer.headers);
+    let said = Said::of(answer.headers);
+    let left = said.left(status, version, asked)?;
+    let lasting = left != Left::Open && said.stays_open(version);
+    let places = places(read, answer.headers, |name| said.passes_on(name));
+    drop(said);
     let head = read.split_to(size).freeze();
     let (mut parts, ()) = Response::new(()).into_parts();
     (parts.status, parts.version, parts.headers) = (status, version, named(&head, &places)?);
-    let left = length(&mut parts.headers, status, version, asked)?;
-    let lasting = left != Left::Open && stays_open(&parts.headers, version);
     Ok(Some(Answered { parts, left, lasting }))
 }
 
-/// Where names and values stand.
-fn places(text: &[u8], headers: &[httparse::Header<'_>]) -> Vec<(Range<usize>, Range<usize>)> {
+/// Where names and values stand that are wanted.
+fn places(text: &[u8], headers: &[httparse::Header<'_>], wanted: impl Fn(&str) -> bool) -> SmallVec<[Place; 16]> {
     let at = |part: &[u8]| {
         let start = part.as_ptr() as usize - text.as_ptr() as usize;
         start..start + part.len()
     };
-    headers.iter().map(|header| (at(header.name.as_bytes()), at(header.value))).collect()
+    let mut places = SmallVec::new();
+    for header in headers {
+        if wanted(header.name) {
+            places.push((at(header.name.as_bytes()), at(header.value)));
+        }
+    }
+    places
 }
 
 /// The headers that stand there. Values are not copied.
-fn named(text: &Bytes, places: &[(Range<usize>, Range<usize>)]) -> Result<HeaderMap, Broken> {
-    let mut headers = HeaderMap::with_capacity(places.len());
+fn named(text: &Bytes, places: &[Place]) -> Result<HeaderMap, Broken> {
+    // With room for what the rule adds and for what tells of it.
+    let mut headers = HeaderMap::with_capacity(places.len() + 2);
     for (name, value) in places {
         let name = HeaderName::from_bytes(&text[name.clone()]).map_err(|_| Broken::Lost)?;
         let value = HeaderValue::from_maybe_shared(text.slice(value.clone())).map_err(|_| Broken::Lost)?;
@@ -204,47 +220,79 @@ fn named(text: &Bytes, places: &[(Range<usize>, Range<usize>)]) -> Result<Header
     Ok(headers)
 }
 
-/// Where the body ends, as the head says. A length beside chunks is no answer that two readers would understand alike.
-fn length(headers: &mut HeaderMap, status: StatusCode, version: Version, asked: &Method) -> Result<Left, Broken> {
-    if *asked == Method::HEAD || status.is_informational() || matches!(status.as_u16(), 204 | 304) {
-        return Ok(Left::Length(0));
+/// What a head says of its body and its connection: the values as they came.
+#[derive(Default)]
+struct Said<'h> {
+    lengths: SmallVec<[&'h [u8]; 1]>,
+    codings: SmallVec<[&'h [u8]; 1]>,
+    connection: SmallVec<[&'h [u8]; 1]>,
+}
+
+impl<'h> Said<'h> {
+    fn of(headers: &[httparse::Header<'h>]) -> Self {
+        let mut said = Said::default();
+        for httparse::Header { name, value } in headers {
+            let kind = match name.len() {
+                10 if name.eq_ignore_ascii_case("connection") => &mut said.connection,
+                14 if name.eq_ignore_ascii_case("content-length") => &mut said.lengths,
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => &mut said.codings,
+                _ => continue,
+            };
+            kind.push(*value);
+        }
+        said
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let said = lengths.next().map(digits).transpose()?;
-    for again in lengths {
-        if said != Some(digits(again)?) {
-            return Err(Broken::Lost);
+
+    /// Where the body ends. A length beside chunks is no answer that two readers would understand alike.
+    fn left(&self, status: StatusCode, version: Version, asked: &Method) -> Result<Left, Broken> {
+        if *asked == Method::HEAD || status.is_informational() || matches!(status.as_u16(), 204 | 304) {
+            return Ok(Left::Length(0));
+        }
+        let mut lengths = self.lengths.iter();
+        let said = lengths.next().map(|length| digits(length)).transpose()?;
+        for again in lengths {
+            if said != Some(digits(again)?) {
+                return Err(Broken::Lost);
+            }
+        }
+        match &self.codings[..] {
+            [] => Ok(said.map_or(Left::Open, Left::Length)),
+            [coding] if coding.eq_ignore_ascii_case(b"chunked") => {
+                let clear = said.is_none() && version == Version::HTTP_11;
+                if clear { Ok(Left::ChunkSize) } else { Err(Broken::Lost) }
+            }
+            _ => Err(Broken::Lost),
         }
     }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(said.map_or(Left::Open, Left::Length)),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            let clear = said.is_none() && version == Version::HTTP_11;
-            if clear { Ok(Left::ChunkSize) } else { Err(Broken::Lost) }
-        }
-        _ => Err(Broken::Lost),
+
+    fn stays_open(&self, version: Version) -> bool {
+        if version == Version::HTTP_10 { self.says("keep-alive") } else { !self.says("close") }
+    }
+
+    /// Whether `Connection` names this.
+    fn says(&self, wanted: &str) -> bool {
+        let words = self.connection.iter().flat_map(|line| line.split(|byte| *byte == b','));
+        words.map(<[u8]>::trim_ascii).any(|word| word.eq_ignore_ascii_case(wanted.as_bytes()))
+    }
+
+    /// Whether a header is not for one connection only, as which `Connection` may name any but those that say where things
+    /// end.
+    fn passes_on(&self, name: &str) -> bool {
+        let of_all = ["content-length", "host"].iter().any(|known| known.eq_ignore_ascii_case(name));
+        !message::is_hop_by_hop_name(name) && (of_all || !self.says(name))
     }
 }
 
-fn digits(value: &HeaderValue) -> Result<u64, Broken> {
-    let text = value.to_str().map_err(|_| Broken::Lost)?;
+fn digits(value: &[u8]) -> Result<u64, Broken> {
+    let text = std::str::from_utf8(value).map_err(|_| Broken::Lost)?;
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| plain).ok_or(Broken::Lost)
 }
 
-fn stays_open(headers: &HeaderMap, version: Version) -> bool {
-    let says = |wanted: &str| {
-        let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
-        lines.flat_map(|line| line.split(',')).any(|word| word.trim().eq_ignore_ascii_case(wanted))
-    };
-    if version == Version::HTTP_10 { says("keep-alive") } else { !says("close") }
-}
-
 /// Where a connection goes after its exchange.
 pub trait Home: Unpin {
-    /// The connection.
-    fn wire(&mut self) -> &mut Wire;
+    /// The connection; `None`: it is none to be had like this.
+    fn wire(&mut self) -> Option<&mut Wire>;
     /// The exchange is over, and the connection may be used again.
     fn back(self);
 }
@@ -272,15 +320,15 @@ impl<H: Home> Arriving<H> {
         self.left = Left::Length(0);
         let Some(mut home) = self.home.take() else { return };
         // What stands behind an answer that nobody asked for belongs to nobody.
-        if self.lasting && home.wire().read.is_empty() {
+        if self.lasting && home.wire().is_some_and(|wire| wire.read.is_empty()) {
             home.back();
         }
     }
 
     /// Up to so many bytes of what was read.
     fn taken(&mut self, most: u64) -> Bytes {
-        let Some(home) = &mut self.home else { return Bytes::new() };
-        let read = &mut home.wire().read;
+        let Some(wire) = self.home.as_mut().and_then(Home::wire) else { return Bytes::new() };
+        let read = &mut wire.read;
         let size = usize::try_from(most).map_or(read.len(), |most| most.min(read.len()));
         read.split_to(size).freeze()
     }
@@ -288,8 +336,8 @@ impl<H: Home> Arriving<H> {
     /// What can be made of what was read; `None`: more is needed.
     fn step(&mut self) -> Result<Option<Frame<Bytes>>, Broken> {
         loop {
-            let Some(home) = &mut self.home else { return Ok(None) };
-            let read = &mut home.wire().read;
+            let Some(wire) = self.home.as_mut().and_then(Home::wire) else { return Ok(None) };
+            let read = &mut wire.read;
             if read.is_empty() {
                 return Ok(None);
             }
@@ -340,7 +388,7 @@ fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Broken> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     match httparse::parse_headers(read, &mut headers).map_err(|_| Broken::Lost)? {
         httparse::Status::Complete((size, headers)) => {
-            let places = places(read, headers);
+            let places = places(read, headers, |_| true);
             named(&read.split_to(size).freeze(), &places).map(Some)
         }
         httparse::Status::Partial if read.len() > MAX_HEAD => Err(Broken::Lost),
@@ -364,8 +412,8 @@ impl<H: Home> hyper::body::Body for Arriving<H> {
                 }
             }
             let open = self.left == Left::Open;
-            let Some(home) = &mut self.home else { return Poll::Ready(None) };
-            match ready!(home.wire().poll_more(cx)) {
+            let Some(wire) = self.home.as_mut().and_then(Home::wire) else { return Poll::Ready(None) };
+            match ready!(wire.poll_more(cx)) {
                 Ok(true) => {}
                 Ok(false) if open => self.end(),
                 _ => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderValue, SET_COOKIE};
 use hyper::http::request::Parts;
 use hyper::{Request, Uri, header};
@@ -16,10 +16,11 @@ use meshroute::balance::key::{self, Keyed};
 use meshroute::balance::{Ask, Failure, HostId, Tries, Verdict};
 use meshroute::plan::{Cluster, Endpoint, HttpVersion, Retry};
 use meshroute::{Decision, Forwarded, Outcome, Purpose, Roll};
+use smallvec::smallvec;
 use tokio::time::timeout;
 
 use crate::answer::{Answer, arrived};
-use crate::config::Config;
+use crate::config::{Config, Told};
 use crate::identity::Identity;
 use crate::message;
 use crate::pool::{Body, Parcel, Stuck, Tongue};
@@ -30,7 +31,7 @@ use crate::station::Station;
 use crate::times::Stalled;
 use crate::transport::Way;
 use crate::upload::Upload;
-use crate::upstream::{Held, Upstream, What, now};
+use crate::upstream::{Held, Reached, Upstream, What, at, now};
 
 /// How long a copy may take.
 const MIRROR_PATIENCE: Duration = Duration::from_secs(60);
@@ -44,11 +45,15 @@ pub struct Trip<'a> {
     /// What is done with it.
     pub decision: &'a Decision<'a>,
     /// What it asked.
-    pub question: &'a Question,
+    pub question: &'a Question<'a>,
+    /// What is said of every request that goes this way, if that is known.
+    pub told: Option<&'a Told>,
     /// Its dice.
     pub roll: Roll,
     /// Who sent it.
     pub peer: SocketAddr,
+    /// When it sets out.
+    pub set_out: Instant,
     /// What is noted of it.
     pub record: &'a Record,
 }
@@ -65,7 +70,7 @@ struct Errand<'e> {
     head: &'e Request<()>,
     cluster: &'e Cluster,
     /// Who sends it, for the sidecar at the other end.
-    metadata: Option<HeaderValue>,
+    metadata: Option<&'e HeaderValue>,
     identity: &'e Identity,
     upstream: Arc<Upstream>,
     connect_timeout: Duration,
@@ -96,10 +101,10 @@ impl Errand<'_> {
 
 impl Trip<'_> {
     /// Does what the decision says, up to the head of an answer.
-    pub async fn set_out(&self, door: Door, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
+    pub async fn set_out(&self, door: Door, head: &Request<()>, tongue: Tongue, body: Incoming) -> Answer {
         match self.decision.outcome {
             Outcome::Forward(to) | Outcome::Connect(to) => {
-                let original = self.config.original(to.cluster, self.dialled(door));
+                let original = self.config.original(to.cluster, || self.dialled(door));
                 self.forward(to, original, head, tongue, body).await
             }
             Outcome::Passthrough => self.pass_through(door, head, tongue, body).await,
@@ -113,7 +118,7 @@ impl Trip<'_> {
             Door::Gateway(_) => None,
             Door::Tunnel(_, address) => address,
             Door::Proxy(_) => {
-                let host = &self.question.host;
+                let host = self.question.host;
                 ip(host).or_else(|| self.config.router.lookup(host).first().copied())
             }
         };
@@ -124,38 +129,41 @@ impl Trip<'_> {
     async fn forward(
         &self,
         to: Forwarded<'_>,
-        original: Option<Endpoint>,
-        head: Request<()>,
+        original: Option<Reached>,
+        head: &Request<()>,
         tongue: Tongue,
         body: Incoming,
     ) -> Answer {
+        let is_waited_for = !body.is_end_stream();
         let cargo = match Cargo::load(body).await {
             Ok(cargo) => cargo,
             Err(error) if error.is::<Stalled>() => return stalled(408).closing(),
             Err(_) => return Answer::refused(400, "the request's body ended too soon"),
         };
+        let start = if is_waited_for { Instant::now() } else { self.set_out };
         let upload = cargo.upload();
         let time = to.forward().and_then(|forward| forward.timeout);
-        self.mirror(&head, tongue, &cargo);
-        let sticky = self.sticky(to, &head);
+        self.mirror(head, tongue, &cargo);
+        let sticky = self.sticky(to, head);
         let retry = to.forward().and_then(|forward| forward.retry.as_ref());
         let errand = Errand {
-            head: &head,
+            head,
             cluster: to.cluster,
-            metadata: self.config.metadata.clone(),
+            metadata: self.config.metadata.as_ref(),
             identity: &self.station.identity,
-            upstream: self.station.upstreams.of(to.cluster),
+            upstream: self.upstream(to.cluster),
             connect_timeout: to.cluster.policy.connect_timeout,
-            tongue: spoken(to.cluster, tongue, &head),
-            deadline: time.filter(|_| upload.is_none()).map(|timeout| Instant::now() + timeout),
+            tongue: spoken(to.cluster, tongue, head),
+            deadline: time.filter(|_| upload.is_none()).map(|timeout| start + timeout),
             upload: upload.as_ref().map(|upload| (upload, time)),
             retry,
             record: Some(self.record),
         };
-        let tries = self.tries(&errand, original, &sticky, &cargo);
+        let tries = (original, &sticky, start);
         let mut answer = match &upload {
-            Some(upload) => settled(upload, time, tries).await,
-            None => tries.await,
+            // Apart, so that what is all there has no room for it.
+            Some(upload) => Box::pin(settled(upload, time, self.tries(&errand, tries, &cargo))).await,
+            None => self.tries(&errand, tries, &cargo).await,
         };
         if let Some(cookie) = sticky.cookie {
             answer.response.headers_mut().append(SET_COOKIE, cookie);
@@ -163,58 +171,78 @@ impl Trip<'_> {
         answer
     }
 
-    async fn tries(&self, errand: &Errand<'_>, original: Option<Endpoint>, sticky: &Sticky, cargo: &Cargo) -> Answer {
+    /// A cluster in motion, which a route looks for once.
+    fn upstream(&self, cluster: &Cluster) -> Arc<Upstream> {
+        match self.told {
+            Some(told) => Arc::clone(told.upstream.get_or_init(|| self.station.upstreams.of(cluster))),
+            None => self.station.upstreams.of(cluster),
+        }
+    }
+
+    async fn tries(
+        &self,
+        errand: &Errand<'_>,
+        (original, sticky, start): (Option<Reached>, &Sticky, Instant),
+        cargo: &Cargo,
+    ) -> Answer {
         let mut tries = errand.retry.map(Tries::new);
         let (mut before, mut _retrying): (Vec<HostId>, Option<Held>) = (Vec::new(), None);
+        let mut start = at(start);
         loop {
             let passed = if errand.retry.is_some_and(|retry| retry.ignore_previous_hosts) { &before[..] } else { &[] };
-            let mut ask = Ask::new(self.roll, now());
+            let mut ask = Ask::new(self.roll, start);
             (ask.hash, ask.before) = (sticky.hash, passed);
             let picked = match &original {
-                Some(endpoint) => Some((None, endpoint.clone(), None)),
-                None => errand.upstream.pick(&ask).map(|(host, endpoint, held)| (Some(host), endpoint, Some(held))),
+                Some(chosen) => Some((None, chosen.clone(), None)),
+                None => errand.upstream.pick(&ask).map(|(host, reached, held)| (Some(host), reached, Some(held))),
             };
-            let Some((host, endpoint, held)) = picked else {
+            let Some((host, reached, held)) = picked else {
                 return Answer::made_here(503, "UH", "no healthy upstream");
             };
-            let tried = self.attempt(errand, &endpoint, held, cargo).await;
+            let tried = self.attempt(errand, &reached, held, cargo).await;
+            let came = Instant::now();
             if let Some(host) = host {
-                errand.upstream.report(host, retry::report_on(&tried));
-                before.push(host);
+                errand.upstream.report(host, retry::report_on(&tried), at(came));
             }
-            let draw = Roll::seeded(self.roll.draw(Purpose::Endpoint)).draw(Purpose::Mirror(before.len() as u16));
-            let open = !cargo.is_spent() && !retry::is_past(errand.deadline());
             let verdict = match &mut tries {
-                Some(tries) => tries.judge(retry::verdict_on(&tried), draw),
+                Some(tries) => {
+                    let draw = Purpose::Mirror(before.len() as u16 + 1);
+                    let draw = Roll::seeded(self.roll.draw(Purpose::Endpoint)).draw(draw);
+                    tries.judge(retry::verdict_on(&tried), draw)
+                }
                 None => Verdict::Done,
             };
             let Verdict::Again(pause) = verdict else {
                 let flag = if verdict == Verdict::Exhausted { "URX" } else { "" };
-                return arrived(tried, &endpoint, errand.deadline(), flag);
+                return arrived(tried, (reached, came), errand.deadline(), flag);
             };
-            if !open {
-                return arrived(tried, &endpoint, errand.deadline(), "");
+            if cargo.is_spent() || retry::is_past(errand.deadline()) {
+                return arrived(tried, (reached, came), errand.deadline(), "");
             }
+            before.extend(host);
             _retrying = None;
             match errand.upstream.hold(What::Retry) {
                 Ok(held) => _retrying = Some(held),
-                Err(_) => return arrived(tried, &endpoint, errand.deadline(), "UO"),
+                Err(_) => return arrived(tried, (reached, came), errand.deadline(), "UO"),
             }
             drop(tried);
             tokio::time::sleep(retry::limit(errand.deadline(), None).map_or(pause, |left| pause.min(left))).await;
+            start = now();
         }
     }
 
     /// One try, within its time.
-    async fn attempt(&self, errand: &Errand<'_>, endpoint: &Endpoint, held: Option<Held>, cargo: &Cargo) -> Tried {
-        let Some(way) = self.config.way(errand.cluster, endpoint) else {
+    async fn attempt(&self, errand: &Errand<'_>, reached: &Reached, held: Option<Held>, cargo: &Cargo) -> Tried {
+        let Some(way) = self.config.way(errand.cluster, reached) else {
             return Err(Failure::Connect.into());
         };
-        let sending = send(errand, way, cargo);
         let tried = match retry::limit(errand.deadline, errand.retry) {
-            each if errand.upload.is_some() => in_time(errand, each, sending).await,
-            Some(limit) => timeout(limit, sending).await.unwrap_or(Err(Failure::TimedOut.into())),
-            None => sending.await,
+            // Apart, so that what waits for no time has no room for a timer.
+            each if errand.upload.is_some() => Box::pin(in_time(errand, each, send(errand, way, cargo))).await,
+            Some(limit) => {
+                Box::pin(timeout(limit, send(errand, way, cargo))).await.unwrap_or(Err(Failure::TimedOut.into()))
+            }
+            None => send(errand, way, cargo).await,
         };
         tried.map(|(response, mut taken)| {
             taken.extend(held);
@@ -241,8 +269,8 @@ impl Trip<'_> {
         for mirror in self.decision.mirrors(&self.roll) {
             let Some(cluster) = self.config.router.plan().clusters.get(mirror.cluster as usize) else { continue };
             let upstream = self.station.upstreams.of(cluster);
-            let Some((_, endpoint, held)) = upstream.pick(&Ask::new(self.roll, now())) else { continue };
-            let Some(way) = self.config.way(cluster, &endpoint) else { continue };
+            let Some((_, reached, held)) = upstream.pick(&Ask::new(self.roll, now())) else { continue };
+            let Some(way) = self.config.way(cluster, &reached) else { continue };
             let (cluster, identity) = (Arc::clone(cluster), Arc::clone(&self.station.identity));
             let metadata = self.config.metadata.clone();
             let (head, original) = (head.clone(), cargo.original());
@@ -254,7 +282,7 @@ impl Trip<'_> {
                 let errand = Errand {
                     head: &head,
                     cluster: &cluster,
-                    metadata,
+                    metadata: metadata.as_ref(),
                     identity: &identity,
                     upstream,
                     connect_timeout,
@@ -274,9 +302,9 @@ impl Trip<'_> {
     }
 
     /// Goes to the address that was asked for, if it is one that may be reached.
-    async fn pass_through(&self, door: Door, head: Request<()>, tongue: Tongue, body: Incoming) -> Answer {
-        let asked = ip(&self.question.host).map(|ip| SocketAddr::new(ip, self.question.port));
-        let authority = &self.question.authority;
+    async fn pass_through(&self, door: Door, head: &Request<()>, tongue: Tongue, body: Incoming) -> Answer {
+        let asked = ip(self.question.host).map(|ip| SocketAddr::new(ip, self.question.port));
+        let authority = self.question.authority;
         let Some(socket) = asked.and_then(|address| self.config.real(address)) else {
             let text = format!("nobody in the mesh claims `{authority}`, and nothing beyond loopback is reached");
             return Answer::refused(502, text);
@@ -285,7 +313,7 @@ impl Trip<'_> {
             return Answer::refused(502, "this is the proxy itself; name a service");
         }
         let cluster = single("PassthroughCluster", socket);
-        let answer = deliver((self.station, &cluster, self.record), head, socket, tongue, body).await;
+        let answer = Box::pin(deliver((self.station, &cluster, self.record), head, socket, tongue, body)).await;
         answer.because(format!("nobody claims {authority}: it goes where it was sent"))
     }
 }
@@ -310,7 +338,7 @@ pub fn single(name: &str, socket: SocketAddr) -> Cluster {
 /// Sends a request to a socket as it is, on account of a [`single`] cluster.
 pub async fn deliver(
     (station, cluster, record): (&Station, &Cluster, &Record),
-    head: Request<()>,
+    head: &Request<()>,
     socket: SocketAddr,
     tongue: Tongue,
     body: Incoming,
@@ -321,7 +349,7 @@ pub async fn deliver(
     let upstream = station.upstreams.of(cluster);
     let connect_timeout = cluster.policy.connect_timeout;
     let errand = Errand {
-        head: &head,
+        head,
         cluster,
         metadata: None,
         identity: &station.identity,
@@ -334,11 +362,17 @@ pub async fn deliver(
         record: Some(record),
     };
     let cargo = Cargo::once(body);
-    let tries = async { arrived(send(&errand, Way::plain(socket), &cargo).await, endpoint, None, "") };
     match cargo.upload() {
-        Some(upload) => settled(&upload, None, tries).await,
-        None => tries.await,
+        // Apart, so that what is all there has no room for it.
+        Some(upload) => Box::pin(settled(&upload, None, once(&errand, endpoint, socket, &cargo))).await,
+        None => once(&errand, endpoint, socket, &cargo).await,
     }
+}
+
+/// The answer to the only try of a request.
+async fn once(errand: &Errand<'_>, endpoint: &Endpoint, socket: SocketAddr, cargo: &Cargo) -> Answer {
+    let tried = send(errand, Way::plain(socket), cargo).await;
+    arrived(tried, (Reached::from(endpoint), Instant::now()), None, "")
 }
 
 /// One try of a request that may still be coming, within its time: that is reckoned from its end, as with Envoy.
@@ -372,11 +406,8 @@ fn stalled(status: u16) -> Answer {
 
 /// Sends a request, and sends it again where a kept connection turns out to be closed.
 async fn send(errand: &Errand<'_>, way: Way, cargo: &Cargo) -> Tried {
-    let way = &match errand.head.headers().get(header::HOST).map(HeaderValue::to_str) {
-        Some(Ok(authority)) => way.of_request(authority),
-        _ => way,
-    };
-    let metadata = errand.metadata.as_ref().filter(|_| way.peer.is_some());
+    let way = &way.of_request(errand.head.headers());
+    let metadata = errand.metadata.filter(|_| way.peer.is_some());
     let mut unsent: Option<Box<Request<Body>>> = None;
     loop {
         let line = errand.upstream.line(way, errand.tongue, errand.identity, errand.connect_timeout).await?;
@@ -387,7 +418,7 @@ async fn send(errand: &Errand<'_>, way: Way, cargo: &Cargo) -> Tried {
             let parcel =
                 Parcel { head: errand.head, more: metadata.map(|value| (message::PEER_METADATA, value)), body };
             match errand.upstream.ask(line, parcel).await? {
-                Some((response, active)) => return Ok((response, vec![active])),
+                Some((response, active)) => return Ok((response, smallvec![active])),
                 None => continue,
             }
         }
@@ -395,8 +426,9 @@ async fn send(errand: &Errand<'_>, way: Way, cargo: &Cargo) -> Tried {
             Some(request) => *request,
             None => whole(errand, way, metadata, cargo)?,
         };
-        match errand.upstream.send(line, request).await {
-            Ok((response, active)) => return Ok((response, vec![active])),
+        // Apart, so that what goes without hyper has no room for it.
+        match Box::pin(errand.upstream.send(line, request)).await {
+            Ok((response, active)) => return Ok((response, smallvec![active])),
             Err(Stuck::Unsent(request)) => unsent = Some(request),
             Err(Stuck::Lost(failure)) => return Err(failure),
         }
@@ -426,14 +458,20 @@ fn whole(
 pub fn outgoing(authority: &str, parts: &Parts, change: Option<&Change>) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = parts.method.clone();
-    *request.headers_mut() = message::passed_on(&parts.headers);
     let path = parts.uri.path_and_query().cloned().map(Uri::from);
     *request.uri_mut() = path.unwrap_or_default();
-    let upgrade = message::upgrade(&parts.headers).cloned();
-    let trailers = message::wants_trailers(&parts.headers);
+    // They are few: looking through them costs less than looking up.
+    let asks_of_the_next = message::is_for_one_connection(&parts.headers);
+    *request.headers_mut() = if asks_of_the_next { message::passed_on(&parts.headers) } else { parts.headers.clone() };
+    let upgrade = asks_of_the_next.then(|| message::upgrade(&parts.headers)).flatten().cloned();
+    let trailers = asks_of_the_next && message::wants_trailers(&parts.headers);
     // Who somebody is, is not for the program to say.
-    request.headers_mut().remove(message::PEER_METADATA);
-    message::insert(request.headers_mut(), header::HOST, authority);
+    if parts.headers.keys().any(|name| *name == message::PEER_METADATA) {
+        request.headers_mut().remove(message::PEER_METADATA);
+    }
+    if request.headers().get(header::HOST).is_none_or(|host| host != authority) {
+        message::insert(request.headers_mut(), header::HOST, authority);
+    }
     if let Some(change) = change {
         change.request(&mut request);
     }

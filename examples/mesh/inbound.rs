@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
@@ -25,9 +25,9 @@ use crate::forward::{deliver, outgoing};
 use crate::message::{self, CLIENT_CERT, Ends, PEER_METADATA};
 use crate::opening::{self, Expected, Opening};
 use crate::passage::Passage;
-use crate::pool::{Body, Tongue};
+use crate::pool::Tongue;
 use crate::question;
-use crate::record::Record;
+use crate::record::{Record, Sending};
 use crate::spiffe::Name;
 use crate::station::Station;
 use crate::times::times;
@@ -188,12 +188,11 @@ fn passage(station: &Station, config: &Config, caller: &Caller, entrance: &Entra
     passage
 }
 
-async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Incoming>) -> Response<Sending> {
     let (mut parts, body) = request.into_parts();
-    parts.extensions.insert(caller.ends);
     message::settle(&mut parts.headers, parts.version);
-    caller.name.clone().map(|name| parts.extensions.insert(name));
-    let mut record = Record::begin(&station.telemetry, &mut parts);
+    let mut record = Record::begin(&station.telemetry, &mut parts, Some(caller.ends));
+    record.caller.clone_from(&caller.name);
     let upgrade = parts.extensions.remove();
     let config = station.config.borrow().clone();
     let mut answer = match config {
@@ -204,7 +203,7 @@ async fn answer(station: Arc<Station>, caller: Arc<Caller>, request: Request<Inc
     if parts.version == Version::HTTP_2 {
         message::strip_hop_by_hop(answer.response.headers_mut());
     }
-    let answer = answer.for_grpc(&parts.headers);
+    let mut answer = answer.for_grpc(&parts.headers);
     answer.note(&mut record);
     // The caller's proxy says why a request came here.
     record.answered(answer.response)
@@ -251,9 +250,9 @@ async fn admit(
     }
     introduce(station, caller, &mut parts.headers);
     let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
-    let (head, set_out) = (outgoing(&authority, parts, None), Instant::now());
-    let answer = deliver((station, &entrance.cluster, record), head, entrance.inbound.socket, tongue, body).await;
-    record.upstream_time = Some(set_out.elapsed());
+    let (head, set_out) = (outgoing(&authority, parts, None), record.begun);
+    let answer = deliver((station, &entrance.cluster, record), &head, entrance.inbound.socket, tongue, body).await;
+    record.upstream_time = answer.came.map(|came| came.saturating_duration_since(set_out));
     answer
 }
 

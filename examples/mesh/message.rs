@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,10 +20,10 @@ use tokio::time::{Instant, Sleep, timeout};
 
 use crate::Failure;
 use crate::opening::{self, Opening};
-use crate::patience::{self, Answer, Patient};
+use crate::patience::{self, Answering, Patient};
 use crate::pool::{Body, Coming};
+use crate::retry::Taken;
 use crate::times::{Stalled, Standstill, Stirring, times};
-use crate::upstream::Held;
 
 /// The largest head of a request; a larger one is answered 431.
 const MAX_HEAD: usize = 64 << 10;
@@ -131,19 +130,11 @@ where
     let stream = Patient::new(stream);
     let turn = stream.turn();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        turn.answer();
         if request.headers().contains_key(header::TRANSFER_ENCODING) && turn.is_ambiguous() {
             request.extensions_mut().insert(Ambiguous);
         }
-        let (turn, tunnels) = (turn.clone(), request.method() == Method::CONNECT);
-        let response = handler(request);
-        async move {
-            let response = response.await;
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS || tunnels && response.status().is_success() {
-                turn.release();
-            }
-            Ok::<_, Infallible>(response.map(|body| Answer::new(body, turn)))
-        }
+        let tunnels = request.method() == Method::CONNECT;
+        Answering::new(handler(request), &turn, tunnels)
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(MAX_HEAD);
@@ -207,10 +198,7 @@ pub fn wants_trailers(headers: &HeaderMap) -> bool {
 /// A body that is all there.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     let bytes = bytes.into();
-    if bytes.is_empty() {
-        return Empty::new().map_err(|never| match never {}).boxed();
-    }
-    Full::new(bytes).map_err(|never| match never {}).boxed()
+    Body::Full(Some(bytes).filter(|bytes| !bytes.is_empty()))
 }
 
 /// Puts a header in, with `?` for what is not legal in one; an empty value is left out.
@@ -237,18 +225,29 @@ pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-
 
 /// Whether a header is for one connection only (RFC 9110, section 7.6.1).
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authorization"
-            | "proxy-authenticate"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+    is_hop_by_hop_name(name.as_str())
+}
+
+/// The same for a name as it came.
+pub fn is_hop_by_hop_name(name: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "proxy-authenticate",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    // Lengths tell most others apart.
+    matches!(name.len(), 2 | 7 | 10 | 16..=19) && NAMES.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Whether anything of it is for one connection only.
+pub fn is_for_one_connection(headers: &HeaderMap) -> bool {
+    headers.keys().any(is_hop_by_hop)
 }
 
 /// What `Connection` names. The framing is not the sender's to take away.
@@ -303,6 +302,9 @@ pub fn passed_on(headers: &HeaderMap) -> HeaderMap {
 
 /// Takes out what is for one connection only, also what `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !is_for_one_connection(headers) {
+        return;
+    }
     let own = headers.keys().filter(|name| is_hop_by_hop(name)).cloned();
     let names: Vec<HeaderName> = own.chain(named(headers)).collect();
     for name in names {
@@ -328,12 +330,12 @@ pub struct Timed {
     deadline: Option<Pin<Box<Sleep>>>,
     standstill: Standstill,
     /// What its request takes up until then.
-    held: Vec<Held>,
+    held: Taken,
 }
 
 impl Timed {
     /// A body, and the time by which it must have come; `None`: any.
-    pub fn new(body: Coming, deadline: Option<Instant>, held: Vec<Held>) -> Self {
+    pub fn new(body: Coming, deadline: Option<Instant>, held: Taken) -> Self {
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         Timed { body, deadline, standstill: Standstill::new(times().stream), held }
     }

@@ -297,14 +297,50 @@ pub struct Stats {
 /// All that a proxy counts.
 #[derive(Default)]
 pub struct Metrics {
-    series: Mutex<HashMap<(Labels, Via), Counts>>,
+    series: Mutex<Series>,
+}
+
+#[derive(Default)]
+struct Series {
+    known: HashMap<Arc<(Labels, Via)>, usize>,
+    counts: Vec<(Arc<(Labels, Via)>, Counts)>,
+    /// Which one was counted last under a [`Series::mark`]: most requests are like one shortly before.
+    recent: [usize; 32],
+}
+
+impl Series {
+    /// The counts of a series, which may be new; or of the one that stands for all that are too many.
+    fn of(&mut self, mut labels: Labels, mut via: Via) -> &mut Counts {
+        let mark = Series::mark(&labels);
+        let likely = self.recent[mark];
+        let is_it = |(key, _): &(Arc<(Labels, Via)>, _)| key.0 == labels && key.1 == via;
+        if self.counts.get(likely).is_some_and(is_it) {
+            return &mut self.counts[likely].1;
+        }
+        if self.counts.len() >= MAX_SERIES && !self.known.contains_key(&(labels.clone(), via.clone())) {
+            (labels, via) = (labels.overflowed(), Via::default());
+        }
+        let key = Arc::new((labels, via));
+        let at = *self.known.entry(Arc::clone(&key)).or_insert_with(|| {
+            self.counts.push((key, Counts::default()));
+            self.counts.len() - 1
+        });
+        self.recent[mark] = at;
+        &mut self.counts[at].1
+    }
+
+    /// Tells series apart at little cost: by where things are, not by what they are.
+    fn mark(labels: &Labels) -> usize {
+        let (service, destination) = (Arc::as_ptr(&labels.service).addr(), Arc::as_ptr(&labels.destination).addr());
+        ((service >> 4) ^ (destination >> 6) ^ usize::from(labels.code)) % 32
+    }
 }
 
 impl Metrics {
     /// Counts a request.
     pub fn observe(&self, labels: Labels, via: Via, seen: &Observation) {
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = one(&mut series, labels, via);
+        let counts = series.of(labels, via);
         counts.requests += 1;
         counts.duration.observe(seen.duration);
         counts.received.observe(seen.received as f64);
@@ -314,18 +350,17 @@ impl Metrics {
     /// Counts what has become of a connection since it was last told of.
     pub fn carry(&self, labels: Labels, via: Via, seen: &Carried) {
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        one(&mut series, labels, via).carried.add(seen);
+        series.of(labels, via).carried.add(seen);
     }
 
     /// All series.
     pub fn samples(&self) -> Vec<Sample> {
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let sample = |((labels, via), counts): (&(Labels, Via), &Counts)| Sample {
-            labels: labels.clone(),
-            via: via.clone(),
-            counts: counts.clone(),
+        let sample = |(key, counts): &(Arc<(Labels, Via)>, Counts)| {
+            let (labels, via) = (key.0.clone(), key.1.clone());
+            Sample { labels, via, counts: counts.clone() }
         };
-        let mut samples: Vec<Sample> = series.iter().map(sample).collect();
+        let mut samples: Vec<Sample> = series.counts.iter().map(sample).collect();
         drop(series);
         samples.sort_by(|one, other| (&one.labels, &one.via).cmp(&(&other.labels, &other.via)));
         samples
@@ -366,15 +401,6 @@ impl Metrics {
         push("istio_tcp_connections_closed_total", "Connections that ended.", |carried| carried.closed);
         text
     }
-}
-
-/// The series to count under, or the one that stands for all that are too many.
-fn one(series: &mut HashMap<(Labels, Via), Counts>, labels: Labels, via: Via) -> &mut Counts {
-    let mut key = (labels, via);
-    if series.len() >= MAX_SERIES && !series.contains_key(&key) {
-        key = (key.0.overflowed(), Via::default());
-    }
-    series.entry(key).or_default()
 }
 
 /// gRPC's status as a label: one of its seventeen codes. What is none of them means `UNKNOWN` to a client too (gRPC, "Status

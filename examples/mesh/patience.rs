@@ -5,6 +5,7 @@
 //! connection for later is no slow one. A head that came in part with the request before counts as not begun: it holds no
 //! more than an idle connection does.
 
+use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,7 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::Response;
+use hyper::StatusCode;
 use hyper::body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -239,6 +243,40 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+pin_project! {
+    /// An answer that is being made, after which the client's turn comes. A future of its own: an `async` block would have room
+    /// for the inner one twice.
+    pub struct Answering<F> {
+        #[pin]
+        answer: F,
+        turn: Option<Turn>,
+        tunnels: bool,
+    }
+}
+
+impl<F> Answering<F> {
+    /// Makes an answer. `tunnels`: the connection becomes something else if it is a good one.
+    pub fn new(answer: F, turn: &Turn, tunnels: bool) -> Self {
+        turn.answer();
+        Answering { answer, turn: Some(turn.clone()), tunnels }
+    }
+}
+
+impl<F: Future<Output = Response<B>>, B> Future for Answering<F> {
+    type Output = Result<Response<Answer<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.answer.poll(cx));
+        let Some(turn) = this.turn.take() else { return Poll::Pending };
+        let good = *this.tunnels && response.status().is_success();
+        if good || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            turn.release();
+        }
+        Poll::Ready(Ok(response.map(|body| Answer::new(body, turn))))
     }
 }
 

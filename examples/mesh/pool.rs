@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::combinators::BoxBody;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper::header::{HeaderName, HeaderValue};
@@ -21,12 +20,61 @@ use meshroute::balance::{Failure, Overflow};
 use crate::Failure as Trouble;
 use crate::exchange::{Arriving, Broken, Home, Wire};
 use crate::identity::Identity;
+use crate::message::{self, Timed};
+use crate::record::Receiving;
 use crate::shared::{Connections, Opened, Place};
 use crate::transport::{Io, Way};
+use crate::upload;
 use crate::upstream::{Held, Kept, Upstream, What};
 
 /// A body on its way through.
-pub type Body = BoxBody<Bytes, Trouble>;
+pub enum Body {
+    /// It is all there; `None`: nothing is left of it.
+    Full(Option<Bytes>),
+    /// A client's, for one try.
+    Sent(Box<upload::Copy>),
+    /// A client's, which is counted.
+    Received(Box<Receiving>),
+    /// An upstream's.
+    Arriving(Box<Timed>),
+    /// An answer that began before the request was all there.
+    Due(Box<upload::Due>),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Trouble;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Trouble>>> {
+        match &mut *self {
+            Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Sent(body) => Pin::new(body).poll_frame(cx),
+            Body::Received(body) => Pin::new(body).poll_frame(cx),
+            Body::Arriving(body) => Pin::new(body).poll_frame(cx),
+            Body::Due(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Full(bytes) => bytes.is_none(),
+            Body::Sent(body) => body.is_end_stream(),
+            Body::Received(body) => body.is_end_stream(),
+            Body::Arriving(body) => body.is_end_stream(),
+            Body::Due(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Body::Sent(body) => body.size_hint(),
+            Body::Received(body) => body.size_hint(),
+            Body::Arriving(body) => body.size_hint(),
+            Body::Due(body) => body.size_hint(),
+        }
+    }
+}
 
 /// How many connections that nobody uses are kept for one socket.
 const IDLE: usize = 256;
@@ -43,10 +91,13 @@ pub enum Tongue {
 /// The connections that are open and may take a request, by where they go.
 #[derive(Default)]
 pub struct Idle {
-    one: HashMap<Way, Vec<Line>>,
+    one: HashMap<Way, Vec<Lent>>,
     /// Each takes many requests at a time.
     two: Connections,
 }
+
+/// A connection on its way between requests, of which a request carries no more than a pointer.
+pub type Lent = Box<Line>;
 
 /// A connection that a request may go onto.
 pub struct Line {
@@ -96,10 +147,10 @@ impl From<Overflow> for Stuck {
 impl Idle {
     /// A connection to somewhere. Those that turn out to be over are put with the `dead`, to be dropped once nothing is
     /// locked.
-    fn take(&mut self, to: &Way, tongue: Tongue, dead: &mut Vec<Line>) -> Option<Line> {
+    fn take(&mut self, to: &Way, tongue: Tongue, dead: &mut Vec<Lent>) -> Option<Lent> {
         if tongue == Tongue::Two {
             let (sender, place) = self.two.take(to)?;
-            return Some(Line::new(to.clone(), Sender::Two(sender, place), 1));
+            return Some(Box::new(Line::new(to.clone(), Sender::Two(sender, place), 1)));
         }
         let kept = self.one.get_mut(to)?;
         while let Some(mut line) = kept.pop() {
@@ -113,7 +164,7 @@ impl Idle {
 
     /// Takes out what is over, to be dropped once nothing is locked; also what nobody has used since so many looks, of which
     /// this is one.
-    pub fn sweep(&mut self, idle: Option<u64>) -> Vec<Line> {
+    pub fn sweep(&mut self, idle: Option<u64>) -> Vec<Lent> {
         let mut dead = Vec::new();
         for kept in self.one.values_mut() {
             dead.extend(kept.extract_if(.., |line| {
@@ -143,6 +194,13 @@ impl Line {
             Sender::Bare(wire, _) => wire.is_quiet(),
             Sender::One(one, _) => one.is_ready() && !one.is_closed(),
             Sender::Two(two, _) => !two.is_closed(),
+        }
+    }
+
+    fn wire(&mut self) -> Option<&mut Wire> {
+        match &mut self.sender {
+            Sender::Bare(wire, _) => Some(wire),
+            _ => None,
         }
     }
 
@@ -179,23 +237,17 @@ pub struct Parcel<'a> {
 
 /// A connection that one exchange has to itself, and where it goes after that.
 pub struct Borrowed {
-    wire: Wire,
-    held: Held,
-    to: Way,
-    served: u32,
+    line: Lent,
     upstream: Arc<Upstream>,
 }
 
 impl Home for Borrowed {
-    fn wire(&mut self) -> &mut Wire {
-        &mut self.wire
+    fn wire(&mut self) -> Option<&mut Wire> {
+        self.line.wire()
     }
 
     fn back(self) {
-        let Borrowed { wire, held, to, served, upstream } = self;
-        if served < upstream.requests_per_connection() {
-            upstream.put(Line::new(to, Sender::Bare(wire, held), served));
-        }
+        self.upstream.put(self.line);
     }
 }
 
@@ -246,10 +298,21 @@ impl Upstream {
         tongue: Tongue,
         identity: &Identity,
         patience: Duration,
-    ) -> Result<Line, Failed> {
+    ) -> Result<Lent, Failed> {
         if let Some(line) = self.kept(to, tongue) {
             return Ok(line);
         }
+        // Apart, so that a request that need not wait has no room for it.
+        Box::pin(self.fresh(to, tongue, identity, patience)).await
+    }
+
+    async fn fresh(
+        self: &Arc<Self>,
+        to: &Way,
+        tongue: Tongue,
+        identity: &Identity,
+        patience: Duration,
+    ) -> Result<Lent, Failed> {
         let _waiting = self.hold(What::Waiting).map_err(|_| Failure::Overflow)?;
         loop {
             let mut freed = Box::pin(self.freed.notified());
@@ -275,7 +338,7 @@ impl Upstream {
                         Ok(stream) => self.dial(to.clone(), tongue, stream, held).await.ok_or_else(String::new),
                         Err(why) => Err(why),
                     };
-                    return line.map_err(|why| {
+                    return line.map(Box::new).map_err(|why| {
                         coming.map(|coming| coming.send_replace(Some(why.clone())));
                         Failed { kind: Failure::Connect, why }
                     });
@@ -288,7 +351,7 @@ impl Upstream {
         }
     }
 
-    fn kept(&self, to: &Way, tongue: Tongue) -> Option<Line> {
+    fn kept(&self, to: &Way, tongue: Tongue) -> Option<Lent> {
         let mut dead = Vec::new();
         // INVARIANT: what drops a connection locks the state, so that none is dropped while it is locked.
         let taken = self.state().idle.take(to, tongue, &mut dead);
@@ -300,7 +363,7 @@ impl Upstream {
         let sender = match tongue {
             Tongue::One => Sender::Bare(Wire::new(stream), held),
             Tongue::Two => {
-                let most = self.requests_per_connection();
+                let most = self.state().requests_per_connection();
                 let opened = Opened::begin(stream, held, most, Arc::clone(&self.freed)).await?;
                 let (sender, place) = opened.share(&to, &mut self.state().idle.two);
                 Sender::Two(sender, place)
@@ -313,18 +376,16 @@ impl Upstream {
     /// goes. `None`: the connection had been closed by the other side, and nothing was sent.
     pub async fn ask(
         self: &Arc<Self>,
-        line: Line,
+        line: Lent,
         parcel: Parcel<'_>,
     ) -> Result<Option<(Response<Coming>, Held)>, Failure> {
         let used = line.is_used();
-        let Some((line, active)) = self.admit(line) else { return Err(Failure::Overflow) };
-        let Line { to, sender: Sender::Bare(mut wire, held), served, .. } = line else {
-            return Err(Failure::Reset);
-        };
+        let Some((mut line, active)) = self.admit(line) else { return Err(Failure::Overflow) };
+        let Some(wire) = line.wire() else { return Err(Failure::Reset) };
         match wire.ask(parcel.head, parcel.more, parcel.body).await {
             Ok(answered) => {
-                let served = served.saturating_add(1);
-                let home = Borrowed { wire, held, to, served, upstream: Arc::clone(self) };
+                (line.served, line.quiet) = (line.served.saturating_add(1), 0);
+                let home = Borrowed { line, upstream: Arc::clone(self) };
                 Ok(Some((Arriving::new(answered, home).map(Coming::Bare), active)))
             }
             Err(Broken::Unsent) if used => Ok(None),
@@ -334,7 +395,7 @@ impl Upstream {
     }
 
     /// Sends a request by way of hyper and waits for the head of its answer. The request counts until the second value goes.
-    pub async fn send(self: &Arc<Self>, line: Line, request: Request<Body>) -> Result<(Response<Coming>, Held), Stuck> {
+    pub async fn send(self: &Arc<Self>, line: Lent, request: Request<Body>) -> Result<(Response<Coming>, Held), Stuck> {
         let Some((line, active)) = self.admit(line) else { return Err(Overflow::Requests.into()) };
         let used = line.is_used();
         let mut line = line.hosted().await.map_err(|failure| Stuck::Lost(failure.into()))?;
@@ -345,7 +406,9 @@ impl Upstream {
         };
         match sent {
             Ok(mut response) => {
-                if let (Sender::One(_, held), StatusCode::SWITCHING_PROTOCOLS) = (&line.sender, response.status()) {
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    message::strip_hop_by_hop(response.headers_mut());
+                } else if let Sender::One(_, held) = &line.sender {
                     // What it has become is still a connection that is open.
                     response.extensions_mut().insert(Kept::new(Arc::clone(held)));
                 }
@@ -361,7 +424,7 @@ impl Upstream {
     }
 
     /// A connection for a request that may be sent. Where it may not, the connection is for the next one.
-    fn admit(self: &Arc<Self>, line: Line) -> Option<(Line, Held)> {
+    fn admit(self: &Arc<Self>, line: Lent) -> Option<(Lent, Held)> {
         match self.hold(What::Request) {
             Ok(active) => Some((line, active)),
             Err(_) => {
@@ -382,23 +445,21 @@ impl Upstream {
             Sender::Two(_, place) => return Some(place),
             Sender::Bare(..) => return None,
         };
-        if served >= self.requests_per_connection() {
-            return None;
-        }
         let upstream = Arc::clone(self);
         tokio::spawn(async move {
             if sender.ready().await.is_ok() {
-                upstream.put(Line::new(line.to, Sender::One(sender, held), served));
+                upstream.put(Box::new(Line::new(line.to, Sender::One(sender, held), served)));
             }
         });
         None
     }
 
-    /// Puts a connection back. One too many, or one to a cluster that nobody knows any more, is closed.
-    fn put(&self, line: Line) {
+    /// Puts a connection back. One that has served enough, one too many, or one to a cluster that nobody knows any more, is
+    /// closed.
+    fn put(&self, line: Lent) {
         let mut state = self.state();
         let mut over = None;
-        if !state.forgotten {
+        if !state.forgotten && line.served < state.requests_per_connection() {
             match state.idle.one.get_mut(&line.to) {
                 Some(lines) if lines.len() >= IDLE => over = Some(line),
                 Some(lines) => lines.push(line),

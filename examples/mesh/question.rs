@@ -12,6 +12,7 @@ use meshroute::TlsHello;
 use crate::config::Config;
 use crate::credentials::Secured;
 use crate::message::Ambiguous;
+use crate::station::Caller;
 
 /// Where a request came in, and so what its address is.
 #[derive(Clone, Copy, Debug)]
@@ -25,22 +26,22 @@ pub enum Door {
 }
 
 /// What is asked, apart from method, path and headers.
-pub struct Question {
+pub struct Question<'a> {
     /// As the target says it.
     pub scheme: &'static str,
     /// Host and port as sent.
-    pub authority: String,
+    pub authority: &'a str,
     /// The host alone.
-    pub host: String,
+    pub host: &'a str,
     /// The port that was dialled.
     pub port: u16,
 }
 
 /// What a request asks for; or status and text for one that asks for nothing sensible.
-pub fn question(door: Door, parts: &Parts) -> Result<Question, (u16, &'static str)> {
-    let authority = authority(parts)?.to_string();
-    let host = meshroute::host_of(&authority).to_string();
-    let secured = parts.extensions.get::<Secured>().is_some();
+pub fn question<'a>(door: Door, caller: &Caller, parts: &'a Parts) -> Result<Question<'a>, (u16, &'static str)> {
+    let authority = authority(parts)?;
+    let host = meshroute::host_of(authority);
+    let secured = caller.secured.is_some();
     if matches!(door, Door::Gateway(_)) && !secured && parts.uri.scheme_str() == Some("https") {
         // As Envoy has it: what decides whether a client is sent on to TLS is not for the client to say.
         return Err((403, "`https://` was asked for on a connection without TLS"));
@@ -48,7 +49,7 @@ pub fn question(door: Door, parts: &Parts) -> Result<Question, (u16, &'static st
     let scheme = if secured || parts.uri.scheme_str() == Some("https") { "https" } else { "http" };
     let port = match door {
         Door::Gateway(port) | Door::Tunnel(port, _) => port,
-        Door::Proxy(_) => port_of(&authority, &host, scheme),
+        Door::Proxy(_) => port_of(authority, host, scheme),
     };
     Ok(Question { scheme, authority, host, port })
 }
@@ -74,20 +75,25 @@ fn port_of(authority: &str, host: &str, scheme: &str) -> u16 {
 }
 
 /// The question in the library's words. The address is what DNS would have told the client.
-pub fn asked<'a>(config: &Config, door: Door, question: &'a Question, parts: &'a Parts) -> meshroute::Request<'a> {
+pub fn asked<'a>(
+    config: &Config,
+    door: Door,
+    caller: &'a Caller,
+    question: &Question<'a>,
+    parts: &'a Parts,
+) -> meshroute::Request<'a> {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let address = match door {
         Door::Gateway(_) => None,
         Door::Tunnel(_, address) => address,
-        Door::Proxy(_) => ip(&question.host).or_else(|| config.router.lookup(&question.host).first().copied()),
+        Door::Proxy(_) => ip(question.host).or_else(|| config.router.lookup(question.host).first().copied()),
     };
-    let mut request = meshroute::Request::new(parts.method.as_str(), &question.authority, path)
+    let mut request = meshroute::Request::new(parts.method.as_str(), question.authority, path)
         .scheme(question.scheme)
         .port(question.port)
         .address(address)
         .headers(&parts.headers);
-    let secured = parts.extensions.get::<Secured>();
-    request.tls = secured.map(|Secured(name)| TlsHello { sni: name.as_deref() });
+    request.tls = caller.secured.as_ref().map(|Secured(name)| TlsHello { sni: name.as_deref() });
     request
 }
 

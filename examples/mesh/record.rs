@@ -3,30 +3,29 @@
 //! Knows what there is to know of a request. It is over when the last byte of its answer has gone out, or when the
 //! client has left: either way its record is dropped, and dropping it tells it.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use http_body_util::BodyExt;
 use hyper::body::{Body as _, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Response, Version};
-use meshroute::plan::Endpoint;
+use hyper::{Method, Response, Uri, Version};
 use tracing::Span;
 
 use crate::Failure;
 use crate::access_log::Encoding;
 use crate::args::Args;
-use crate::credentials::Secured;
 use crate::message::{Ends, Late};
 use crate::metrics::{Labels, Metrics, Observation, Via, Word, grpc_status};
 use crate::pool::Body;
 use crate::spans;
 use crate::spiffe::Name;
 use crate::times::Stalled;
+use crate::upstream::Reached;
 use crate::workload::{Service, UNKNOWN, Workload};
 
 /// Names a request across all that handle it.
@@ -55,18 +54,17 @@ impl Telemetry {
 pub struct Record {
     telemetry: Arc<Telemetry>,
     /// When it came.
-    pub started: SystemTime,
-    begun: Instant,
+    pub begun: Instant,
     /// The sockets at both ends of the client's connection.
     pub ends: Option<Ends>,
     /// The method.
     pub method: Method,
-    /// The path as it came.
-    pub path: String,
+    /// What it is for, as it came.
+    pub target: Uri,
     /// `HTTP/1.1`.
     pub protocol: &'static str,
-    /// The host that was asked for.
-    pub authority: String,
+    /// `Host`.
+    pub host: Said,
     /// `User-Agent`.
     pub user_agent: Said,
     /// `X-Forwarded-For`.
@@ -74,7 +72,10 @@ pub struct Record {
     /// `X-Request-Id`, given here where it was missing.
     pub request_id: Said,
     is_grpc: bool,
-    received: Arc<AtomicU64>,
+    /// The size of a body that was all there.
+    received: AtomicU64,
+    /// How much has come of one that streams.
+    streamed: OnceLock<Arc<AtomicU64>>,
     /// The status that was sent; 0: none.
     pub status: u16,
     /// Envoy's flags, with commas between them; empty: none.
@@ -87,7 +88,7 @@ pub struct Record {
     /// How long the upstream took to begin its answer.
     pub upstream_time: Option<Duration>,
     /// The endpoint that the last try went to.
-    pub upstream: Option<Endpoint>,
+    pub upstream: Option<Reached>,
     /// The route's name.
     pub route: Arc<str>,
     /// By which rule it went, and to which cluster.
@@ -99,7 +100,7 @@ pub struct Record {
     /// How the request came: `mutual_tls`, `none`, or `unknown` to a caller's proxy, as Istio has it.
     pub security: &'static str,
     /// The server's name that the client said where its encryption ended here; `None`: it said none, or there was none.
-    pub sni: Option<String>,
+    pub sni: Option<Arc<str>>,
     /// Who is at the client's end, as they have proved to this proxy; `None`: nobody.
     pub caller: Option<Name>,
     /// Whether what came is a tunnel, of whose contents is told by itself.
@@ -119,28 +120,28 @@ pub struct Record {
 }
 
 impl Record {
-    /// Begins one.
-    pub fn begin(telemetry: &Arc<Telemetry>, parts: &mut Parts) -> Self {
+    /// Begins one. What only lines and spans tell is noted only where they are made.
+    pub fn begin(telemetry: &Arc<Telemetry>, parts: &mut Parts, ends: Option<Ends>) -> Box<Self> {
         let span = spans::open(&mut parts.headers);
-        let authority = parts.uri.authority();
-        let authority =
-            authority.map_or_else(|| Said::of(&parts.headers, &header::HOST).to_string(), ToString::to_string);
-        let request_id = parts.headers.entry(REQUEST_ID).or_insert_with(uuid).clone();
+        let request_id = parts.headers.entry(REQUEST_ID).or_insert_with(uuid);
+        let is_told = telemetry.encoding != Encoding::Off || !span.is_disabled();
+        let request_id = if is_told { Said(Some(request_id.clone())) } else { Said::default() };
+        let said = |name| if is_told { Said::of(&parts.headers, name) } else { Said::default() };
         let unknown = Workload::unknown();
-        Record {
+        Box::new(Record {
             telemetry: Arc::clone(telemetry),
-            started: SystemTime::now(),
             begun: Instant::now(),
-            ends: parts.extensions.get::<Ends>().copied(),
+            ends,
             method: parts.method.clone(),
-            path: parts.uri.path_and_query().map_or_else(|| parts.uri.to_string(), ToString::to_string),
+            target: if is_told { parts.uri.clone() } else { Uri::default() },
             protocol: protocol(parts.version),
-            authority,
-            user_agent: Said::of(&parts.headers, &header::USER_AGENT),
-            forwarded_for: Said::of(&parts.headers, &FORWARDED_FOR),
-            request_id: Said(Some(request_id)),
+            host: said(&header::HOST),
+            user_agent: said(&header::USER_AGENT),
+            forwarded_for: said(&FORWARDED_FOR),
+            request_id,
             is_grpc: Said::of(&parts.headers, &header::CONTENT_TYPE).starts_with("application/grpc"),
-            received: Arc::default(),
+            received: AtomicU64::new(0),
+            streamed: OnceLock::new(),
             status: 0,
             flags: String::new(),
             details: Word::default(),
@@ -153,8 +154,8 @@ impl Record {
             reason: Arc::default(),
             reporter: "source",
             security: UNKNOWN,
-            sni: parts.extensions.get::<Secured>().and_then(|Secured(name)| name.clone()),
-            caller: parts.extensions.get::<Name>().cloned(),
+            sni: None,
+            caller: None,
             is_tunnel: false,
             source_principal: None,
             destination_principal: None,
@@ -163,23 +164,47 @@ impl Record {
             service: Service::unknown(),
             complete: false,
             span,
+        })
+    }
+
+    /// When it came, by the clock on the wall.
+    pub fn started(&self) -> SystemTime {
+        let now = SystemTime::now();
+        now.checked_sub(self.duration()).unwrap_or(now)
+    }
+
+    /// The path as it came.
+    pub fn path(&self) -> Cow<'_, str> {
+        match self.target.path_and_query() {
+            Some(path) => path.as_str().into(),
+            None => self.target.to_string().into(),
         }
+    }
+
+    /// The host that was asked for.
+    pub fn authority(&self) -> &str {
+        self.target.authority().map_or(&self.host, |authority| authority.as_str())
     }
 
     /// The bytes of the request's body that have come so far.
     pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.count().load(Ordering::Relaxed)
     }
 
     /// The request's body was all there, and as large as this.
     pub fn loaded(&self, size: u64) {
-        self.received.store(size, Ordering::Relaxed);
+        self.count().store(size, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> &AtomicU64 {
+        self.streamed.get().map_or(&self.received, |streamed| streamed)
     }
 
     /// Counts what comes of a request's body. Of several tries the last one counts.
     pub fn receiving(&self, body: Body) -> Body {
-        self.received.store(0, Ordering::Relaxed);
-        Receiving { body, received: Arc::clone(&self.received) }.boxed()
+        let received = Arc::clone(self.streamed.get_or_init(Arc::default));
+        received.store(0, Ordering::Relaxed);
+        Body::Received(Box::new(Receiving { body, received }))
     }
 
     /// How long it has taken so far.
@@ -188,12 +213,12 @@ impl Record {
     }
 
     /// Sends the answer out; the record is told when that is done.
-    pub fn answered(mut self, response: Response<Body>) -> Response<Body> {
+    pub fn answered(mut self: Box<Self>, response: Response<Body>) -> Response<Sending> {
         self.status = response.status().as_u16();
         self.grpc = Said::of(response.headers(), &GRPC_STATUS);
         let bodiless = self.method == Method::HEAD || matches!(self.status, 204 | 304);
         self.complete = bodiless || response.body().is_end_stream();
-        response.map(|body| Sending { body, record: self }.boxed())
+        response.map(|body| Sending { body, record: self })
     }
 
     fn labels(&self) -> Labels {
@@ -242,7 +267,7 @@ impl Drop for Record {
 }
 
 /// A request's body on its way in.
-struct Receiving {
+pub struct Receiving {
     body: Body,
     received: Arc<AtomicU64>,
 }
@@ -269,9 +294,9 @@ impl hyper::body::Body for Receiving {
 }
 
 /// An answer's body on its way out, and the record that ends with it.
-struct Sending {
+pub struct Sending {
     body: Body,
-    record: Record,
+    record: Box<Record>,
 }
 
 impl hyper::body::Body for Sending {
@@ -358,11 +383,13 @@ fn protocol(version: Version) -> &'static str {
 
 /// A random UUID (RFC 9562, version 4).
 fn uuid() -> HeaderValue {
+    /// Where the two digits of each byte stand.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let n = (rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let (mut text, mut shift) = ([b'-'; 36], 128);
-    for at in (0..36).filter(|at| !matches!(at, 8 | 13 | 18 | 23)) {
-        shift -= 4;
-        text[at] = b"0123456789abcdef"[(n >> shift) as usize & 0xf];
+    let mut text = [b'-'; 36];
+    for (byte, at) in n.to_be_bytes().into_iter().zip(PLACES) {
+        text[at] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        text[at + 1] = b"0123456789abcdef"[usize::from(byte & 0xf)];
     }
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("unknown"))
 }

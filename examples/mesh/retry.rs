@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderName};
 use meshroute::balance::{self, Ended, Failure};
 use meshroute::plan::Retry;
+use smallvec::SmallVec;
 
 use crate::message;
 use crate::pool::{Body, Coming, Failed};
@@ -17,11 +18,16 @@ use crate::times::{Moving, times};
 use crate::upload::Upload;
 use crate::upstream::Held;
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+
 /// The largest body that is kept for another try.
 pub const REPLAYABLE: u64 = 64 << 10;
 
 /// How one try ended: with the head of an answer, and what its request still holds; or without.
-pub type Tried = Result<(Response<Coming>, Vec<Held>), Failed>;
+pub type Tried = Result<(Response<Coming>, Taken), Failed>;
+/// What a request takes up on its way.
+pub type Taken = SmallVec<[Held; 2]>;
 
 /// A body as far as it matters for another try.
 pub enum Cargo {
@@ -104,9 +110,14 @@ pub fn is_past(deadline: Option<Instant>) -> bool {
 pub fn verdict_on(tried: &Tried) -> balance::Tried {
     match tried {
         Ok((response, _)) => {
-            let header = |name| response.headers().get(name);
-            let grpc = header("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
-            let rate_limited = header("x-envoy-ratelimited").is_some();
+            let (mut grpc, mut rate_limited) = (None, false);
+            // They are few: looking through them costs less than looking up.
+            for (name, value) in response.headers() {
+                if *name == GRPC_STATUS && grpc.is_none() {
+                    grpc = value.to_str().ok().and_then(|status| status.parse().ok());
+                }
+                rate_limited |= *name == RATE_LIMITED;
+            }
             balance::Tried::answered(response.status().as_u16()).grpc(grpc).rate_limited(rate_limited)
         }
         Err(failed) => balance::Tried::Failed(failed.kind),
@@ -115,8 +126,10 @@ pub fn verdict_on(tried: &Tried) -> balance::Tried {
 
 /// What gRPC answers where that is all of the answer: its status stands among the headers then.
 fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    // Looked for first, as most answers have none.
+    let (_, status) = headers.iter().find(|(name, _)| **name == GRPC_STATUS)?;
     let kind = headers.get(header::CONTENT_TYPE)?.as_bytes();
-    kind.starts_with(b"application/grpc").then(|| headers.get("grpc-status")?.to_str().ok()?.parse().ok()).flatten()
+    kind.starts_with(b"application/grpc").then(|| status.to_str().ok()?.parse().ok()).flatten()
 }
 
 /// How a try looks to the one who sets endpoints aside.

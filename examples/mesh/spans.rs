@@ -122,8 +122,8 @@ pub fn close(span: &Span, record: &Record) {
     span.record("service.name", format!("{}.{}", own.service, own.namespace));
     span.record("http.request.method", record.method.as_str());
     span.record("http.response.status_code", record.status);
-    span.record("url.path", record.path.split('?').next().unwrap_or_default());
-    span.record("server.address", &record.authority);
+    span.record("url.path", record.path().split('?').next().unwrap_or_default());
+    span.record("server.address", record.authority());
     span.record("user_agent.original", &*record.user_agent);
     span.record("guid_x_request_id", &*record.request_id);
     span.record("upstream_cluster", &*record.via.cluster);

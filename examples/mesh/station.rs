@@ -3,7 +3,6 @@
 //! Sidecars and gateways share it; they differ in what they take as the question.
 
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,10 +28,10 @@ use crate::identity::Identity;
 use crate::message::{self, Ends};
 use crate::opening::{self, Opening};
 use crate::passage::Passage;
-use crate::pool::{Body, Tongue};
+use crate::pool::Tongue;
 use crate::portions;
 use crate::question::{Door, Question, asked, question};
-use crate::record::{FORWARDED_FOR, Record, Telemetry};
+use crate::record::{FORWARDED_FOR, Record, Sending, Telemetry};
 use crate::spiffe::Name;
 use crate::tunnel::{self, Going};
 use crate::upstream::Upstreams;
@@ -101,17 +100,16 @@ pub async fn tidy(station: Arc<Station>) {
 }
 
 /// Who is at the other end of a connection.
-struct Caller {
-    peer: SocketAddr,
-    ends: Option<Ends>,
+pub struct Caller {
+    /// Where they are.
+    pub peer: SocketAddr,
+    /// The sockets at both ends, where they are worth noting.
+    pub ends: Option<Ends>,
     /// Who they have proved to be in this mesh; `None`: nobody.
-    name: Option<Name>,
+    pub name: Option<Name>,
     /// Whether it came encrypted, which ended here.
-    secured: Option<Secured>,
+    pub secured: Option<Secured>,
 }
-
-/// An answer that is being made.
-type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// Serves a station's door for ever.
 pub async fn serve(listener: TcpListener, station: Arc<Station>, door: Door) {
@@ -140,7 +138,8 @@ impl Station {
                 };
                 let expected = tunnel::expected(&config, &inside_of(port, name.as_deref()));
                 let Some((inside, begun)) = opening::hear(expected, &mut stream).await else { return };
-                let caller = Caller { peer, ends, name: Some(from), secured: Some(Secured(name.clone())) };
+                let caller =
+                    Caller { peer, ends, name: Some(from), secured: Some(Secured(name.as_deref().map(Into::into))) };
                 return self.enter(&config, port, caller, inside, begun, stream).await;
             }
             if let Opening::Tls { name, .. } = &opening
@@ -152,13 +151,15 @@ impl Station {
                 };
                 let expected = tunnel::expected(&config, &inside_of(port, name.as_deref()));
                 let Some((inside, begun)) = opening::hear(expected, &mut stream).await else { return };
-                let caller = Caller { peer, ends, name: None, secured: Some(Secured(name.clone())) };
+                let caller = Caller { peer, ends, name: None, secured: Some(Secured(name.as_deref().map(Into::into))) };
                 return self.enter(&config, port, caller, inside, begun, stream).await;
             }
             let caller = Caller { peer, ends, name: None, secured: None };
             return self.enter(&config, port, caller, opening, begun, stream).await;
         }
-        message::converse(stream, self.answering(door, Caller { peer, ends, name: None, secured: None })).await;
+        let caller = Arc::new(Caller { peer, ends, name: None, secured: None });
+        let answer = move |request| Arc::clone(&self).answer(door, Arc::clone(&caller), request);
+        message::converse(stream, answer).await;
     }
 
     /// Goes on with a connection to a gateway's port, which may have been decrypted.
@@ -193,19 +194,9 @@ impl Station {
             return tunnel::carry(&self, config, going, begun, stream, passage).await;
         }
         if matches!(opening, Opening::One | Opening::Two) {
-            let answering = self.answering(Door::Gateway(port), caller);
-            message::talk(opening::rewound(begun, stream), opening, answering).await;
-        }
-    }
-
-    /// Answers the requests of a connection.
-    fn answering(self: Arc<Self>, door: Door, caller: Caller) -> impl Fn(Request<Incoming>) -> Answering + Send {
-        move |mut request: Request<Incoming>| {
-            let extensions = request.extensions_mut();
-            caller.ends.map(|ends| extensions.insert(ends));
-            caller.secured.clone().map(|secured| extensions.insert(secured));
-            caller.name.clone().map(|name| extensions.insert(name));
-            Box::pin(Arc::clone(&self).answer(door, caller.peer, request))
+            let caller = Arc::new(caller);
+            let answer = move |request| Arc::clone(&self).answer(Door::Gateway(port), Arc::clone(&caller), request);
+            message::talk(opening::rewound(begun, stream), opening, answer).await;
         }
     }
 
@@ -213,51 +204,52 @@ impl Station {
     pub fn answer(
         self: Arc<Self>,
         door: Door,
-        peer: SocketAddr,
+        caller: Arc<Caller>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> + Send {
+    ) -> impl Future<Output = Response<Sending>> + Send {
         let (mut parts, body) = request.into_parts();
         message::settle(&mut parts.headers, parts.version);
         if matches!(door, Door::Gateway(_)) {
-            let secured = parts.extensions.get::<Secured>().is_some();
-            vouch(&mut parts.headers, peer.ip(), secured);
+            vouch(&mut parts.headers, caller.peer.ip(), caller.secured.is_some());
         }
-        let mut record = Record::begin(&self.telemetry, &mut parts);
+        let mut record = Record::begin(&self.telemetry, &mut parts, caller.ends);
+        record.caller.clone_from(&caller.name);
+        record.sni = caller.secured.as_ref().and_then(|Secured(name)| name.clone());
         // Whatever becomes of it, and be it nonsense: who sends it is known.
         if let Some(config) = &*self.config.borrow() {
             record.source = Arc::clone(&config.own);
         }
-        self.settle(door, peer, parts, body, record)
+        self.settle(door, caller, Box::new(parts), body, record)
     }
 
     async fn settle(
         self: Arc<Self>,
         door: Door,
-        peer: SocketAddr,
-        mut parts: Parts,
+        caller: Arc<Caller>,
+        mut parts: Box<Parts>,
         body: Incoming,
-        mut record: Record,
-    ) -> Response<Body> {
+        mut record: Box<Record>,
+    ) -> Response<Sending> {
         let upgrade = parts.extensions.remove();
         let mut answer = if parts.method == Method::CONNECT {
-            let answer = self.open_tunnel(&parts, door, peer, upgrade);
+            let answer = self.open_tunnel(&parts, door, &caller, upgrade);
             record.is_tunnel = answer.response.status().is_success();
             answer
         } else {
-            let mut answer = self.ask(door, peer, &parts, body, &mut record).await;
+            let mut answer = self.ask(door, &caller, &parts, body, &mut record).await;
             tunnel::splice(upgrade, &mut answer.response);
             answer
         };
         if parts.version == Version::HTTP_2 {
             message::strip_hop_by_hop(answer.response.headers_mut());
         }
-        let answer = answer.for_grpc(&parts.headers);
+        let mut answer = answer.for_grpc(&parts.headers);
         answer.note(&mut record);
         record.answered(answer.labelled())
     }
 
-    async fn ask(&self, door: Door, peer: SocketAddr, parts: &Parts, body: Incoming, record: &mut Record) -> Answer {
-        let question = match question(door, parts) {
+    async fn ask(&self, door: Door, caller: &Caller, parts: &Parts, body: Incoming, record: &mut Record) -> Answer {
+        let question = match question(door, caller, parts) {
             Ok(question) => question,
             // What follows might be the rest of something that was misunderstood.
             Err((status, text)) => return Answer::refused(status, text).closing(),
@@ -267,25 +259,27 @@ impl Station {
             return Answer::refused(503, "no configuration yet");
         };
         let roll = Roll::random();
-        let (decision, told, made_here, change, refused) = {
-            let asked = asked(&config, door, &question, parts);
+        let (told, made_here, change, refused, decision) = {
+            let asked = asked(&config, door, caller, &question, parts);
             let decision = config.router.decide(&asked, &roll);
             let told = config.told(&decision);
             note(told.as_deref(), door, &question, &decision, record);
             let refused = match door {
-                Door::Gateway(port) => self.refuse(&config, (port, peer), &decision, (&asked, parts), &roll, record),
+                Door::Gateway(port) => self.refuse(&config, (port, caller), &decision, &asked, &roll, record),
                 _ => None,
             };
             let change = Change::of(&decision, &asked);
-            (decision.clone(), told, adapter::answer(&decision, &asked), change, refused)
+            (told, adapter::answer(&decision, &asked), change, refused, decision)
         };
         if let Some(refused) = refused {
             return refused;
         }
+        let mut set_out = record.begun;
         if let Some(delay) = decision.delay {
             tokio::time::sleep(delay).await;
+            set_out = Instant::now();
         }
-        if let Some(refused) = self.no_room_left(door, &decision, parts, &roll, record) {
+        if let Some(refused) = self.no_room_left((door, caller), &decision, &roll, record) {
             return refused;
         }
         let mut answer = match (made_here, change) {
@@ -297,18 +291,19 @@ impl Station {
                     config: &config,
                     decision: &decision,
                     question: &question,
+                    told: told.as_deref(),
                     roll,
-                    peer,
+                    peer: caller.peer,
+                    set_out,
                     record,
                 };
-                let set_out = Instant::now();
                 let tongue = if parts.version == Version::HTTP_2 { Tongue::Two } else { Tongue::One };
-                let mut answer =
-                    trip.set_out(door, outgoing(&question.authority, parts, Some(&change)), tongue, body).await;
-                if let Some(endpoint) = &answer.upstream {
-                    record.upstream_time = Some(set_out.elapsed());
-                    record.destination = config.workload(endpoint);
-                    let peer = decision.cluster().and_then(|cluster| config.peer(cluster, endpoint.socket()?));
+                let head = outgoing(question.authority, parts, Some(&change));
+                let mut answer = trip.set_out(door, &head, tongue, body).await;
+                if let Some(reached) = &answer.upstream {
+                    record.upstream_time = answer.came.map(|came| came.saturating_duration_since(set_out));
+                    record.destination = config.workload(reached);
+                    let peer = decision.cluster().and_then(|cluster| config.peer(cluster, reached.socket?));
                     let peer = peer.filter(|_| answer.was_met());
                     if let (Some(peer), Some(own)) = (peer, self.identity.name()) {
                         record.source_principal = Some(own);
@@ -332,18 +327,18 @@ impl Station {
     fn refuse(
         &self,
         config: &Config,
-        (port, peer): (u16, SocketAddr),
+        (port, caller): (u16, &Caller),
         decision: &Decision<'_>,
-        (asked, parts): (&meshroute::Request<'_>, &Parts),
+        asked: &meshroute::Request<'_>,
         roll: &Roll,
         record: &mut Record,
     ) -> Option<Answer> {
-        let spot = spot(port, decision, parts);
+        let spot = spot(port, caller, decision);
         if let Some(answer) = self.admission.limited((Stage::First, &spot), roll, record) {
             return Some(answer);
         }
-        let principal = parts.extensions.get::<Name>().map(Name::principal);
-        let mut call = Call::new(port).principal(principal).source(peer.ip()).request(asked);
+        let principal = caller.name.as_ref().map(Name::principal);
+        let mut call = Call::new(port).principal(principal).source(caller.peer.ip()).request(asked);
         call.sni = asked.tls.and_then(|hello| hello.sni);
         admission::refused(&config.guard, &call, record)
     }
@@ -351,9 +346,8 @@ impl Station {
     /// The same for one that has been let in, and for which no fault was injected.
     fn no_room_left(
         &self,
-        door: Door,
+        (door, caller): (Door, &Caller),
         decision: &Decision<'_>,
-        parts: &Parts,
         roll: &Roll,
         record: &mut Record,
     ) -> Option<Answer> {
@@ -362,7 +356,7 @@ impl Station {
             Outcome::Preflight(_) => None,
             Outcome::Refuse(refusal) if refusal.flag == "FI" => None,
             _ => {
-                let spot = spot(port, decision, parts);
+                let spot = spot(port, caller, decision);
                 self.admission.limited((Stage::Last, &spot), roll, record)
             }
         }
@@ -373,7 +367,7 @@ impl Station {
         self: &Arc<Self>,
         parts: &Parts,
         door: Door,
-        peer: SocketAddr,
+        caller: &Caller,
         upgrade: Option<hyper::upgrade::OnUpgrade>,
     ) -> Answer {
         let (Door::Proxy(_), Some(upgrade)) = (door, upgrade) else {
@@ -385,8 +379,7 @@ impl Station {
         if self.config.borrow().is_none() {
             return Answer::refused(503, "no configuration yet");
         }
-        let ends = parts.extensions.get::<Ends>().copied();
-        tokio::spawn(tunnel::dig(Arc::clone(self), upgrade, (host, port), (peer, ends)));
+        tokio::spawn(tunnel::dig(Arc::clone(self), upgrade, (host, port), (caller.peer, caller.ends)));
         let mut answer = Answer::made_here(200, "", "").because("a tunnel");
         *answer.response.status_mut() = StatusCode::OK;
         answer
@@ -423,14 +416,14 @@ fn inside_of(port: u16, name: Option<&str>) -> Connection<'_> {
 }
 
 /// Where a request is at a gateway.
-fn spot<'a>(port: u16, decision: &Decision<'a>, parts: &Parts) -> Spot<'a> {
+fn spot<'a>(port: u16, caller: &Caller, decision: &Decision<'a>) -> Spot<'a> {
     let host = decision.host.map_or("", |host| &host.name);
     let route = decision.route.map_or("", |route| &route.name);
-    Spot::new(port).encrypted(parts.extensions.get::<Secured>().is_some()).routed(host, route)
+    Spot::new(port).encrypted(caller.secured.is_some()).routed(host, route)
 }
 
 /// Puts down what was decided for a request.
-fn note(told: Option<&Told>, door: Door, question: &Question, decision: &Decision<'_>, record: &mut Record) {
+fn note(told: Option<&Told>, door: Door, question: &Question<'_>, decision: &Decision<'_>, record: &mut Record) {
     if let Some(route) = decision.route {
         record.route = Arc::clone(&route.name);
     }
@@ -444,7 +437,7 @@ fn note(told: Option<&Told>, door: Door, question: &Question, decision: &Decisio
     if let Outcome::Refuse(refusal) = &decision.outcome {
         record.details = refusal.detail.to_string().into();
     }
-    let nobodys = |name: &str| Service::nobodys(name, &question.authority);
+    let nobodys = |name: &str| Service::nobodys(name, question.authority);
     let service = match (decision.cluster(), decision.host, &decision.outcome) {
         (Some(cluster), ..) => {
             record.via.cluster = Arc::clone(&cluster.name);

@@ -3,10 +3,11 @@
 //! Knows sockets and identities. Knows nothing of what is sent.
 
 use std::hash::{Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,7 +25,7 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Io for T {}
 
 /// Where a connection goes, and whom it must lead to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
     /// The socket.
     pub to: SocketAddr,
@@ -34,6 +35,16 @@ pub struct Way {
     pub sni: Option<String>,
     /// TLS to somebody who is not of the mesh; `None`: there is none.
     pub outside: Option<Box<Abroad>>,
+}
+
+/// By the socket, which tells ways apart, mostly: they are looked up for each request.
+impl Hash for Way {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self.to.ip() {
+            IpAddr::V4(ip) => state.write_u64(u64::from(ip.to_bits()) << 16 | u64::from(self.to.port())),
+            IpAddr::V6(ip) => state.write_u128(ip.to_bits().rotate_left(16) ^ u128::from(self.to.port())),
+        }
+    }
 }
 
 /// Somebody outside.
@@ -53,21 +64,17 @@ impl PartialEq for Abroad {
 
 impl Eq for Abroad {}
 
-impl Hash for Abroad {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (Arc::as_ptr(&self.origin), &self.host).hash(state);
-    }
-}
-
 impl Way {
     /// A way that is not encrypted.
     pub fn plain(to: SocketAddr) -> Self {
         Way { to, peer: None, sni: None, outside: None }
     }
 
-    /// The way of a request for an authority: the name that is sent outside is its host, as with Envoy's `auto_sni`.
-    pub fn of_request(mut self, authority: &str) -> Self {
-        if let Some(abroad) = self.outside.as_mut().filter(|abroad| abroad.origin.is_automatic()) {
+    /// The way of a request with these headers: the name that is sent outside is that of its `Host`, as with Envoy's `auto_sni`.
+    pub fn of_request(mut self, headers: &HeaderMap) -> Self {
+        if let Some(abroad) = self.outside.as_mut().filter(|abroad| abroad.origin.is_automatic())
+            && let Some(Ok(authority)) = headers.get(header::HOST).map(HeaderValue::to_str)
+        {
             let authority = authority.parse::<Authority>().ok();
             abroad.host = authority.map(|authority| authority.host().trim_matches(['[', ']']).to_string());
         }

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use meshroute::balance::{Ask, Ended, HostId, key};
-use meshroute::plan::{Cluster, Endpoint, Unmatched};
+use meshroute::plan::{Cluster, Unmatched};
 use meshroute::{Connection, Decision, Outcome, Request, Roll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -22,10 +22,10 @@ use crate::opening::{self, Expected, Opening};
 use crate::passage::Passage;
 use crate::pool::Body;
 use crate::question::{Door, ip};
-use crate::station::Station;
+use crate::station::{Caller, Station};
 use crate::times::{self, times};
 use crate::transport::{Io, Way};
-use crate::upstream::{Held, Kept, Upstream, What, now};
+use crate::upstream::{Held, Kept, Reached, Upstream, What, now};
 use crate::workload::{Service, UNKNOWN};
 use crate::world::rule_key;
 
@@ -81,10 +81,9 @@ pub async fn carry_on<S>(
     if matches!(opening, Opening::One | Opening::Two) && is_http(&config, &connection) {
         let door = Door::Tunnel(port, address);
         let stream = opening::rewound(begun, stream);
-        let answer = move |mut request: hyper::Request<Incoming>| {
-            ends.map(|ends| request.extensions_mut().insert(ends));
-            Arc::clone(&station).answer(door, peer, request)
-        };
+        let caller = Arc::new(Caller { peer, ends, name: None, secured: None });
+        let answer =
+            move |request: hyper::Request<Incoming>| Arc::clone(&station).answer(door, Arc::clone(&caller), request);
         return message::talk(stream, opening, answer).await;
     }
     let passage = Passage::begin(&station.telemetry, ends, connection.tls.and_then(|hello| hello.sni));
@@ -136,11 +135,9 @@ pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     let reached = match &decision.outcome {
         Outcome::Connect(to) => {
             let upstream = station.upstreams.of(to.cluster);
-            let original = connection.address.map(|address| SocketAddr::new(address, connection.port));
+            let original = || Some(SocketAddr::new(connection.address?, connection.port));
             match config.original(to.cluster, original) {
-                Some(endpoint) => {
-                    through(station, config, (to.cluster, &upstream), (None, &endpoint), &mut passage).await
-                }
+                Some(chosen) => through(station, config, (to.cluster, &upstream), (None, &chosen), &mut passage).await,
                 None => reach(station, config, (to.cluster, &upstream), (roll, peer), &mut passage).await,
             }
         }
@@ -178,10 +175,10 @@ fn note(config: &Config, decision: &Decision<'_>, passage: &mut Passage) {
 }
 
 /// A connection, and what it takes up; or Envoy's flag and details.
-type Reached = Result<(Box<dyn Io>, Vec<Held>), (&'static str, &'static str)>;
+type Opened = Result<(Box<dyn Io>, Vec<Held>), (&'static str, &'static str)>;
 
 /// A connection to the socket that was asked for.
-async fn pass_through(station: &Station, socket: SocketAddr, passage: &mut Passage) -> Reached {
+async fn pass_through(station: &Station, socket: SocketAddr, passage: &mut Passage) -> Opened {
     passage.upstream = Some(socket.to_string());
     let opened = Way::plain(socket).open_from(&station.identity, None, PATIENCE).await;
     let (server, local) = opened.map_err(|_| ("UF", ""))?;
@@ -203,11 +200,11 @@ async fn reach(
     (cluster, upstream): (&Cluster, &Arc<Upstream>),
     (roll, peer): (Roll, IpAddr),
     passage: &mut Passage,
-) -> Reached {
+) -> Opened {
     let mut ask = Ask::new(roll, now());
     ask.hash = key::of_connection(&cluster.policy, peer);
-    let (host, endpoint, held) = upstream.pick(&ask).ok_or(("UH", "no_healthy_upstream"))?;
-    let (server, mut taken) = through(station, config, (cluster, upstream), (Some(host), &endpoint), passage).await?;
+    let (host, reached, held) = upstream.pick(&ask).ok_or(("UH", "no_healthy_upstream"))?;
+    let (server, mut taken) = through(station, config, (cluster, upstream), (Some(host), &reached), passage).await?;
     taken.push(held);
     Ok((server, taken))
 }
@@ -217,22 +214,22 @@ async fn through(
     station: &Station,
     config: &Config,
     (cluster, upstream): (&Cluster, &Arc<Upstream>),
-    (host, endpoint): (Option<HostId>, &Endpoint),
+    (host, reached): (Option<HostId>, &Reached),
     passage: &mut Passage,
-) -> Reached {
-    passage.upstream = Some(endpoint.to_string());
-    let way = config.way(cluster, endpoint).ok_or(("UF", ""))?;
+) -> Opened {
+    passage.upstream = Some(reached.endpoint.to_string());
+    let way = config.way(cluster, reached).ok_or(("UF", ""))?;
     let open = upstream.hold(What::Connection(way.to, None)).map_err(|_| ("UO", "overflow"))?;
     let opened = way.open_from(&station.identity, None, cluster.policy.connect_timeout).await;
     if let Some(host) = host {
-        upstream.report(host, if opened.is_ok() { Ended::Answered(200) } else { Ended::Lost });
+        upstream.report(host, if opened.is_ok() { Ended::Answered(200) } else { Ended::Lost }, now());
     }
     let (server, local) = opened.map_err(|why| {
         passage.failure = why;
         ("UF", "")
     })?;
     passage.upstream_local = local;
-    passage.destination = config.workload(endpoint);
+    passage.destination = config.workload(reached);
     if let (Some(peer), Some(own)) = (way.peer, station.identity.name()) {
         (passage.source_principal, passage.destination_principal) = (Some(own), Some(peer));
     }

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::HeaderMap;
 use tokio::sync::watch;
@@ -72,7 +71,7 @@ impl Upload {
             return None;
         }
         state.turn += 1;
-        Some(Copy { of: self.clone(), turn: state.turn, at: 0, sent: 0, done: false }.boxed())
+        Some(Body::Sent(Box::new(Copy { of: self.clone(), turn: state.turn, at: 0, sent: 0, done: false })))
     }
 
     /// Whether it was sent and cannot be again.
@@ -125,7 +124,7 @@ impl Upload {
     /// An answer that began before the request was all there, and must have come so long after that.
     pub fn due(self, answer: Body, time: Duration) -> Body {
         let over = Box::pin(async move { self.late(None, Some(time)).await });
-        Due { answer, over }.boxed()
+        Body::Due(Box::new(Due { answer, over }))
     }
 }
 
@@ -172,7 +171,7 @@ impl State {
 }
 
 /// The body as one try sends it.
-struct Copy {
+pub struct Copy {
     of: Upload,
     turn: u32,
     /// How many of the pieces that are kept it has sent.
@@ -239,7 +238,7 @@ impl Drop for Copy {
 }
 
 /// An answer that ends when its time is over.
-struct Due {
+pub struct Due {
     answer: Body,
     over: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
 }

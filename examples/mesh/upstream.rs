@@ -18,8 +18,13 @@ use crate::pool::{Idle, Tongue};
 
 /// The time since the process began, which is all that the state machines want to know.
 pub fn now() -> Duration {
+    at(Instant::now())
+}
+
+/// The same for a time that was looked at before.
+pub fn at(time: Instant) -> Duration {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    BEGAN.elapsed()
+    time.saturating_duration_since(*BEGAN)
 }
 
 /// All clusters that a station has used or may use.
@@ -91,6 +96,30 @@ pub struct State {
     pub forgotten: bool,
     /// How long a connection that nobody uses is kept; `None`: for ever.
     patience: Option<Duration>,
+    /// The last time that is known here.
+    seen: Duration,
+}
+
+impl State {
+    /// How many requests one connection serves.
+    pub fn requests_per_connection(&self) -> u32 {
+        self.breaker.limits().requests_per_connection
+    }
+}
+
+/// An endpoint that was chosen, and its address if it is one.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// It.
+    pub endpoint: Endpoint,
+    /// Its address.
+    pub socket: Option<SocketAddr>,
+}
+
+impl From<&Endpoint> for Reached {
+    fn from(endpoint: &Endpoint) -> Self {
+        Reached { endpoint: endpoint.clone(), socket: endpoint.socket() }
+    }
 }
 
 impl Upstream {
@@ -104,6 +133,7 @@ impl Upstream {
             idle: Idle::default(),
             forgotten: false,
             patience: patience(cluster),
+            seen: now(),
         };
         Upstream { state: Mutex::new(state), freed: Arc::default() }
     }
@@ -130,17 +160,20 @@ impl Upstream {
     }
 
     /// An endpoint for a try. `None`: there is none, or none that is healthy.
-    pub fn pick(self: &Arc<Self>, ask: &Ask<'_>) -> Option<(HostId, Endpoint, Held)> {
+    pub fn pick(self: &Arc<Self>, ask: &Ask<'_>) -> Option<(HostId, Reached, Held)> {
         let mut state = self.state();
+        state.seen = ask.now;
         let chosen = state.balancer.pick(ask)?;
-        let (host, endpoint) = (chosen.host, chosen.endpoint.clone());
+        let (host, reached) = (chosen.host, Reached::from(chosen.endpoint));
         state.balancer.begin(host);
-        Some((host, endpoint, Held { upstream: Arc::clone(self), what: What::Host(host) }))
+        Some((host, reached, Held { upstream: Arc::clone(self), what: What::Host(host) }))
     }
 
     /// How a try ended, as far as it says something about the endpoint.
-    pub fn report(&self, host: HostId, ended: Ended) {
-        self.state().balancer.report(host, ended, now());
+    pub fn report(&self, host: HostId, ended: Ended, now: Duration) {
+        let mut state = self.state();
+        state.seen = now;
+        state.balancer.report(host, ended, now);
     }
 
     /// Takes up one of what there may be so many of.
@@ -160,18 +193,14 @@ impl Upstream {
         Ok(Held { upstream: Arc::clone(self), what })
     }
 
-    /// How many requests one connection serves.
-    pub fn requests_per_connection(&self) -> u32 {
-        self.state().breaker.limits().requests_per_connection
-    }
-
     fn release(&self, what: What) {
-        let State { balancer, breaker, open, .. } = &mut *self.state();
+        let State { balancer, breaker, open, seen, .. } = &mut *self.state();
         match what {
             What::Waiting => breaker.waited(),
             What::Request => breaker.sent(),
             What::Retry => breaker.retried(),
-            What::Host(host) => balancer.end(host, Ended::Abandoned, now()),
+            // Nothing is learned from it, so that the time need not be looked at.
+            What::Host(host) => balancer.end(host, Ended::Abandoned, *seen),
             What::Connection(socket, tongue) => {
                 breaker.connected();
                 if let Some(there) = open.get_mut(&(socket, tongue)) {
