@@ -243,6 +243,57 @@ async fn grpc_is_spoken_to_in_its_own_words_and_its_failures_count() {
     assert!(said(&answer).3.starts_with("upstream connect error") && answer.says("grpc-status") == "14");
 }
 
+/// Bodies are passed on as they are read, in both directions: what nobody reads stays with whoever sends it.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_read_is_not_taken() {
+    const FEW: u64 = 16 << 10; // KiB, for sixteen bodies without an end
+    let (port, _seen) = upstream(100).await;
+    let alone = Alone::before(port, "slow", "", &[]);
+    // Whoever is asked first makes what is kept for all.
+    assert_eq!(whole(alone.two().await.send_request(post("http://raw:82/", empty()))).await.unwrap().status, 200);
+    let before = alone.resident();
+
+    let (mut bodies, mut streams) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let mut http2 = alone.two().await;
+        let answer = http2.send_request(post("http://raw:82/flood", empty())).await.unwrap();
+        bodies.push((answer.into_body(), http2));
+        let mut stream = dial(&alone);
+        stream.write_all(b"GET http://raw:82/flood HTTP/1.1\r\nHost: raw:82\r\n\r\n").unwrap();
+        streams.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let grown = alone.resident().saturating_sub(before);
+    assert!(grown < FEW, "{grown} KiB are kept of answers that nobody reads");
+    // They go on where they stopped.
+    for (body, _) in &mut bodies {
+        for _ in 0..200 {
+            assert!(timeout(PATIENCE, body.frame()).await.unwrap().unwrap().unwrap().is_data());
+        }
+    }
+    drop(bodies);
+    tokio::task::spawn_blocking(move || {
+        for mut stream in streams {
+            stream.read_exact(&mut vec![0; 16 << 20]).unwrap();
+        }
+        // An upload that its server does not read.
+        let before = alone.resident();
+        let mut stream = dial(&alone);
+        stream.set_write_timeout(Some(Duration::from_millis(700))).unwrap();
+        stream
+            .write_all(b"POST http://raw:82/hold?600000 HTTP/1.1\r\nHost: raw:82\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .unwrap();
+        let chunk = [b"4000\r\n", &[b'x'; 0x4000][..], b"\r\n"].concat();
+        let taken = (0..u64::MAX).find(|_| stream.write_all(&chunk).is_err()).unwrap();
+        assert!(taken * 16 < 64 << 10, "{taken} pieces of 16 KiB are taken that nobody reads");
+        let grown = alone.resident().saturating_sub(before);
+        assert!(grown < FEW, "{grown} KiB are kept of a request that nobody reads");
+    })
+    .await
+    .unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_still_is_not_kept_for_ever() {
     let (port, _seen) = upstream(100).await;

@@ -48,6 +48,13 @@ impl Alone {
         Alone::start(name, &raw(port, policy), options)
     }
 
+    /// The memory that it has of its own, in KiB.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// A connection of HTTP/2.
     pub async fn two(&self) -> hyper::client::conn::http2::SendRequest<BoxBody<Bytes, Infallible>> {
         let stream = TcpStream::connect(&self.proxy).await.unwrap();
