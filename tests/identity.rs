@@ -334,6 +334,58 @@ fn a_server_that_is_somebody_else_gets_nothing() {
     assert!(contains(&certificate, b"/sa/store") && !contains(&certificate, b"/sa/shop"), "{before} {now}");
 }
 
+/// Whoever sits at a pod's address must prove to be it before a word of a request is said.
+#[test]
+fn who_sits_at_a_pods_address_without_being_it_hears_nothing() {
+    let (_folder, served) = shop("seat", &[]);
+    let (client, place, status) = (served.sidecar("default/client"), door(&served), served.status());
+    let sidecar = subscriber(&served, "sidecar default/shop")["pid"].as_u64().unwrap();
+    // Nobody starts the shop's sidecar again, and nobody is told that it has ended.
+    let (parent, discovery) = (u64::from(served.parent.id()), status["pid"].as_u64().unwrap());
+    assert!(signal("-STOP", parent) && signal("-STOP", discovery) && signal("-9", sidecar));
+    let mut taken = None;
+    until("the port is somebody else's", || {
+        taken = TcpListener::bind(&place).ok();
+        taken.is_some()
+    });
+    let (own, made) = roots(&served).remove(0);
+    let shown = |root: KeyPair, account: &str, seconds: i64| {
+        papers(root, &format!("root {made}"), &format!("spiffe://cluster.local/ns/default/sa/{account}"), seconds)
+    };
+    let root = || KeyPair::try_from(own.serialize_der().as_slice()).unwrap();
+    let all = [
+        ("of another account", shown(root(), "store", 600), false),
+        ("of another authority", shown(KeyPair::generate().unwrap(), "shop", 600), false),
+        ("that are over", shown(root(), "shop", -60), false),
+        ("of a host", Root::new("cluster.local").issue("shop"), false),
+        ("of the shop", shown(root(), "shop", 600), true),
+    ];
+    let current = Arc::new(Mutex::new((all[0].0, all[0].1.clone())));
+    let came = Arc::new(Mutex::new(Vec::new()));
+    std::thread::spawn({
+        let (listener, current, came) = (taken.unwrap(), Arc::clone(&current), Arc::clone(&came));
+        move || loop {
+            let (whose, papers) = current.lock().unwrap().clone();
+            let (line, bytes) = tls::receive(&listener, Some(papers));
+            came.lock().unwrap().push((whose, line, bytes));
+        }
+    });
+    for (whose, papers, is_heard) in all {
+        *current.lock().unwrap() = (whose, papers);
+        // Somebody may still be shown the papers before.
+        until("somebody is shown these", || {
+            assert_eq!(get(&client, "http://shop/name", "").status(), "503", "papers {whose}");
+            came.lock().unwrap().iter().any(|(shown, ..)| *shown == whose)
+        });
+        let came = std::mem::take(&mut *came.lock().unwrap());
+        for (_, line, bytes) in came.into_iter().filter(|(shown, ..)| *shown == whose) {
+            assert_eq!(line.is_ok_and(|line| line.starts_with("GET /name ")), is_heard, "papers {whose}");
+            assert!(bytes.first() == Some(&22) && !contains(&bytes, b"/name"), "papers {whose}: {bytes:?}");
+        }
+    }
+    assert!(signal("-CONT", discovery) && signal("-CONT", parent));
+}
+
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
