@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, timeout};
 
 use crate::Failure;
 use crate::opening::{self, Opening};
-use crate::patience::{self, Answering, Patient};
+use crate::patience::{self, Answering, Keeping, Patient};
 use crate::pool::{Body, Coming};
 use crate::retry::Taken;
 use crate::times::{Stalled, Standstill, Stirring, times};
@@ -111,7 +111,7 @@ where
         let among = active.clone();
         let service = service_fn(move |request| {
             let (response, one) = (handler(request), among.enter());
-            async move { Ok::<_, Infallible>(response.await.map(|body| Counted { body, _one: one })) }
+            async move { Ok::<_, Infallible>(response.await.map(|body| Keeping::new(body, one))) }
         });
         let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new()).max_header_list_size(MAX_HEAD as u32).max_concurrent_streams(256);
@@ -153,32 +153,6 @@ impl Active {
     /// Whether there are any, beside the connection's own two.
     fn any(&self) -> bool {
         Arc::strong_count(&self.0) > 2
-    }
-}
-
-/// An answer's body, with whose end a request is over.
-struct Counted<B> {
-    body: B,
-    _one: Active,
-}
-
-impl<B: hyper::body::Body + Unpin> hyper::body::Body for Counted<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -266,7 +266,7 @@ impl<F> Answering<F> {
 }
 
 impl<F: Future<Output = Response<B>>, B> Future for Answering<F> {
-    type Output = Result<Response<Answer<B>>, Infallible>;
+    type Output = Result<Response<Keeping<B, Owed>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -276,30 +276,33 @@ impl<F: Future<Output = Response<B>>, B> Future for Answering<F> {
         if good || response.status() == StatusCode::SWITCHING_PROTOCOLS {
             turn.release();
         }
-        Poll::Ready(Ok(response.map(|body| Answer::new(body, turn))))
+        Poll::Ready(Ok(response.map(|body| Keeping::new(body, Owed(turn)))))
     }
 }
 
-/// An answer's body, after which the client's turn comes.
-pub struct Answer<B> {
+/// A body that keeps something for as long as it is not over.
+pub struct Keeping<B, K> {
     body: B,
-    turn: Turn,
+    _kept: K,
 }
 
-impl<B> Answer<B> {
-    /// A body, and the connection's turn.
-    pub fn new(body: B, turn: Turn) -> Self {
-        Answer { body, turn }
+impl<B, K> Keeping<B, K> {
+    /// A body, and what it keeps.
+    pub fn new(body: B, kept: K) -> Self {
+        Keeping { body, _kept: kept }
     }
 }
 
-impl<B> Drop for Answer<B> {
+/// The client's turn, which comes when this goes.
+pub struct Owed(Turn);
+
+impl Drop for Owed {
     fn drop(&mut self) {
-        self.turn.rest();
+        self.0.rest();
     }
 }
 
-impl<B: Body + Unpin> Body for Answer<B> {
+impl<B: Body + Unpin, K: Unpin> Body for Keeping<B, K> {
     type Data = B::Data;
     type Error = B::Error;
 
