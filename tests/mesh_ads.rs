@@ -210,6 +210,20 @@ fn whatever_happens_nothing_points_to_nothing() {
     }
 }
 
+/// A proxy that once had everything goes by what a new connection brings, though some of that is refused and never comes.
+#[test]
+fn what_a_new_connection_brings_counts_before_it_has_brought_all() {
+    let every = |name| world(&Type::OF_PROXIES.map(|r#type| (r#type, name)));
+    let held = world(&[(Type::Policies, "deny"), (Type::Clusters, "new")]);
+    assert_eq!(ads::over(&Sets::new(), &held), None, "a proxy without routes has nothing to put in force");
+
+    let now = ads::over(&every("old"), &held).unwrap();
+    let names = |r#type| now[&r#type].keys().map(|name| &**name).collect::<Vec<_>>();
+    assert_eq!((names(Type::Policies), names(Type::Routes)), (vec!["deny"], vec!["old"]));
+    assert_eq!(names(Type::Clusters), ["new", "old"], "the routes in force may name it");
+    assert_eq!(ads::over(&now, &every("new")), Some(every("new")), "nobody names it any more");
+}
+
 /// Discovery by itself, and one subscriber.
 struct Bare {
     discovery: Discovery,

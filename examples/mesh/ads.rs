@@ -282,6 +282,24 @@ impl Subscription {
     }
 }
 
+/// What is to be in force: what this connection has brought so far, over what is in force since an earlier one. A proxy that once
+/// had everything takes up each push at once, whatever else of this connection is refused; what others may still name stays
+/// beside what is new until all has come. `None`: something has never come.
+pub fn over(in_force: &Sets, held: &Sets) -> Option<Sets> {
+    if Type::OF_PROXIES.iter().all(|r#type| held.contains_key(r#type)) {
+        return Some(held.clone());
+    }
+    let set = |r#type: &Type| match (in_force.get(r#type), held.get(r#type)) {
+        (Some(before), Some(now)) if r#type.lingers() => {
+            let mut both = Set::clone(before);
+            both.extend(now.iter().map(|(name, value)| (Arc::clone(name), Arc::clone(value))));
+            Some(Arc::new(both))
+        }
+        (before, now) => now.or(before).cloned(),
+    };
+    Type::OF_PROXIES.iter().map(|r#type| Some((*r#type, set(r#type)?))).collect()
+}
+
 /// The subscriber's end, for one connection.
 #[derive(Clone, Debug, Default)]
 pub struct Holding {

@@ -10,7 +10,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admission::Admission;
-use crate::ads::Set;
 use crate::args::Args;
 use crate::config::Config;
 use crate::credentials::Credentials;
@@ -18,7 +17,7 @@ use crate::dial::{self, Home};
 use crate::identity::Identity;
 use crate::question::Door;
 use crate::record::Telemetry;
-use crate::station::{self, Station};
+use crate::station::{self, InForce, Station};
 use crate::upstream::Upstreams;
 use crate::wire::{self, Part};
 use crate::{Failure, admin, outside, session};
@@ -50,8 +49,8 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     let part = Part::Gateway { namespace, labels, pod };
     tokio::spawn(async move {
         itself.identity.establish(bond.clone()).await;
-        let mut warm = Set::new();
-        session::subscribe(part, admin.port(), bond, move |sets| itself.take(sets, &mut warm, &sender)).await;
+        let mut now = InForce::default();
+        session::subscribe(part, admin.port(), bond, move |sets| itself.take(sets, &mut now, &sender)).await;
     });
     follow(config, &station, admin.port(), open, args).await
 }

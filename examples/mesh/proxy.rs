@@ -11,12 +11,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::admission::Admission;
-use crate::ads::Set;
 use crate::args::Args;
 use crate::identity::Identity;
 use crate::question::Door;
 use crate::record::Telemetry;
-use crate::station::{self, Station};
+use crate::station::{self, InForce, Station};
 use crate::upstream::Upstreams;
 use crate::wire::{self, Part};
 use crate::{Failure, admin, dial, inbound, intercept, outside, session};
@@ -57,8 +56,8 @@ pub async fn run(args: &Args) -> Result<(), Failure> {
     // Nobody is sent here before it can say who it is.
     identity.establish(bond.clone()).await;
     let part = Part::Sidecar { namespace, pod, labels, inbound };
-    let mut warm = Set::new();
-    session::subscribe(part, admin.port(), bond, |sets| station.take(sets, &mut warm, &sender)).await;
+    let mut now = InForce::default();
+    session::subscribe(part, admin.port(), bond, |sets| station.take(sets, &mut now, &sender)).await;
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::admission::{self, Admission};
-use crate::ads::{Set, Sets, Type};
+use crate::ads::{self, Set, Sets};
 use crate::answer::{Answer, reason};
 use crate::config::{Config, Told};
 use crate::credentials::{Credentials, Secured};
@@ -55,17 +55,30 @@ pub struct Station {
     pub admission: Admission,
 }
 
+/// What a proxy has in force of what discovery told it.
+#[derive(Default)]
+pub struct InForce {
+    sets: Sets,
+    /// The listeners, each as it was when its tables last were there.
+    warm: Set,
+}
+
 impl Station {
-    /// Takes what there is by type, and puts it in force if nothing is missing. Until everything has come once, also after a
-    /// connection was lost, it is only checked: what was in force before stays as a whole. `warm`: the listeners in force.
-    pub fn take(&self, sets: &Sets, warm: &mut Set, into: &watch::Sender<Option<Arc<Config>>>) -> Result<(), String> {
-        let (routes, now_warm) = portions::join(sets, warm)?;
-        if !Type::OF_PROXIES.iter().all(|r#type| sets.contains_key(r#type)) {
-            let before = self.config.borrow().clone();
-            return Config::check(routes, before.as_deref()).map(drop);
-        }
+    /// Takes what a connection has brought so far, by type, and puts it in force beside what is. Until everything has come once it
+    /// is only checked.
+    pub fn take(
+        &self,
+        held: &Sets,
+        now: &mut InForce,
+        into: &watch::Sender<Option<Arc<Config>>>,
+    ) -> Result<(), String> {
+        let Some(sets) = ads::over(&now.sets, held) else {
+            let (routes, _) = portions::join(held, &now.warm)?;
+            return Config::check(routes, None).map(drop);
+        };
+        let (routes, warm) = portions::join(&sets, &now.warm)?;
         self.adopt(routes, into)?;
-        *warm = now_warm;
+        *now = InForce { sets, warm };
         Ok(())
     }
 
@@ -75,10 +88,10 @@ impl Station {
         if let (true, Some(before)) = (routes.inbound.is_empty(), &*self.config.borrow()) {
             routes.inbound = before.entrances.iter().map(|(port, into)| (*port, into.inbound.clone())).collect();
         }
-        self.identity.trust(&routes.roots);
-        let (credentials, limits) = (routes.credentials.clone(), routes.limits.clone());
+        let (roots, credentials, limits) = (routes.roots.clone(), routes.credentials.clone(), routes.limits.clone());
         let before = self.config.borrow().clone();
         let config = Config::check(routes, before.as_deref())?;
+        self.identity.trust(&roots);
         self.credentials.adopt(credentials);
         self.admission.adopt(limits);
         let own = config.entrances.values().map(|entrance| &entrance.cluster);
