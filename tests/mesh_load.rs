@@ -208,7 +208,8 @@ fn nothing_is_lost_while_everything_changes() {
     let (over, asked, lives) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::new(Lives::default()));
     let (before, deadline) = (signed(&served), Instant::now() + Duration::from_secs(seconds));
     let last = std::thread::scope(|scope| {
-        let (over, asked, folder, proxy, page, lives) = (&over, &asked, &folder, &proxy, &*served.page, &lives);
+        let (over, asked, folder, proxy, lives) = (&over, &asked, &folder, &proxy, &lives);
+        let (page, parent) = (&*served.page, served.parent.id());
         // Whatever ends first, also by a failed assertion, ends the others.
         let ended = || over.load(Ordering::Relaxed) || Instant::now() >= deadline;
         let talks: Vec<_> = (0..4)
@@ -225,7 +226,7 @@ fn nothing_is_lost_while_everything_changes() {
         });
         scope.spawn(move || {
             let _end = End(over);
-            kill_discovery(page, lives, &ended);
+            kill_discovery((page, parent), lives, &ended);
         });
         let early = grown_up(&served, deadline, &ended);
         while !ended() {
@@ -329,12 +330,20 @@ fn converse(proxy: &str, asked: &AtomicU64, ended: &impl Fn() -> bool) -> u32 {
     seen
 }
 
-fn kill_discovery(page: &str, lives: &Mutex<Lives>, ended: &impl Fn() -> bool) {
+/// The process that started another.
+fn parent_of(pid: u64) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// Of this mesh: while its discovery is gone, another one's may have taken the place of its page.
+fn kill_discovery((page, parent): (&str, u32), lives: &Mutex<Lives>, ended: &impl Fn() -> bool) {
     let mut next = Instant::now() + Duration::from_secs(3);
     while !ended() {
         std::thread::sleep(Duration::from_millis(50));
         let Some(status) = try_status(page).filter(|_| Instant::now() >= next) else { continue };
-        let Some((pid, size)) = status["pid"].as_u64().and_then(|pid| Some((pid, size(pid)?))) else { continue };
+        let own = status["pid"].as_u64().filter(|pid| parent_of(*pid) == Some(parent));
+        let Some((pid, size)) = own.and_then(|pid| Some((pid, size(pid)?))) else { continue };
         let mut lives = lives.lock().unwrap();
         lives.sizes.push(size);
         lives.readings += status["readings"].as_u64().unwrap();
