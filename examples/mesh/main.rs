@@ -95,10 +95,10 @@ A complete small mesh on loopback, routed by the crate `meshroute`.
     --access-log text|json|off   how requests are written down: Istio's default
                              text form, JSON, or not at all
     --spans FILE             write a span for each request, as OpenTelemetry's JSON
-    --stream-idle-timeout TIME  for how long a request or answer may stand still (0s, which
-                             is for ever, as with Istio), a connection be without
-    --idle-timeout TIME      requests (1h),
-    --tcp-idle-timeout TIME  and bytes of other protocols pause (1h)
+    --stream-idle-timeout TIME  how long a request or answer may stand still (for ever,
+                             as with Istio; 0s says so)
+    --idle-timeout TIME      how long a connection may be without requests (1h)
+    --tcp-idle-timeout TIME  how long bytes of other protocols may pause (1h)
     --lifetime SECONDS       how long certificates are good for (14400)
     --root-lifetime SECONDS  after how long the authority replaces its root (never)
     --address ADDRESS:PORT   where the page with the graph is (127.0.0.1:20001)
